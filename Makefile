@@ -1,0 +1,122 @@
+# Outrigger. `make demo` and `make test` are the two commands of the README; `make help` lists the others.
+#
+# Every folder of ROOMS becomes one static library named after its last path component; tests/unit/<room>/*.c becomes
+# one Criterion program that links the libraries of LINK_<room> and nothing else, so that a pure room stays pure.
+
+BUILD ?= build
+CC    ?= gcc
+SANITIZE ?= 0
+
+ROOMS := sidecar/core sidecar/log sidecar/io sidecar/coord sidecar/peer sidecar/node sidecar/api sidecar/cli \
+         backends/etcd engines/ruvector
+
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef
+CFLAGS_BASE := -std=c17 -D_GNU_SOURCE -g -O2 -fno-omit-frame-pointer -fstack-protector-strong -fPIE -I. -Iinclude -I$(BUILD)/gen -MMD -MP
+LDFLAGS_BASE := -pie -Wl,-z,relro,-z,now
+ifeq ($(SANITIZE),1)
+BUILD_SUFFIX := -sanitize
+CFLAGS_BASE += -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LDFLAGS_BASE += -fsanitize=address,undefined
+else
+CFLAGS_BASE += -D_FORTIFY_SOURCE=2
+endif
+OBJ := $(BUILD)/obj$(BUILD_SUFFIX)
+LIB := $(BUILD)/lib$(BUILD_SUFFIX)
+BIN := $(BUILD)/bin$(BUILD_SUFFIX)
+
+# Libraries from Debian that a room's code needs at link time (docs/dependencies.md).
+SYS_io    := -luv -lcurl
+SYS_peer  := -lnghttp2 -lprotobuf-c -lzstd
+SYS_api   := -lhttp_parser
+SYS_json  := -lcjson
+SYS_ALL   := $(SYS_peer) $(SYS_api) $(SYS_json) $(SYS_io) -lpthread -lm
+
+# Who may link whom (docs/architecture.md): the same arrows as the imports.
+LINK_core     := core
+LINK_log      := log core
+LINK_io       := io core
+LINK_coord    := coord io core
+LINK_etcd     := etcd io core
+LINK_ruvector := ruvector io core
+LINK_peer     := peer io log core
+LINK_node     := node peer coord io log core
+LINK_api      := api node peer coord io log core
+LINK_cli      := cli api node etcd ruvector peer coord io log core
+LIBS_core     := -lm
+LIBS_log      := -lm -lpthread
+
+libs = $(patsubst %,$(LIB)/lib%.a,$(LINK_$(1)))
+syslibs = $(if $(LIBS_$(1)),$(LIBS_$(1)),$(SYS_ALL))
+
+.PHONY: all clean help format format-check
+all: $(BUILD)/outrigger$(BUILD_SUFFIX)
+
+# --- generated protobuf code ---------------------------------------------------------------------------------------
+PROTO := $(BUILD)/gen/outrigger.pb-c
+$(PROTO).c $(PROTO).h &: sidecar/peer/outrigger.proto
+	@mkdir -p $(BUILD)/gen
+	protoc-c --proto_path=sidecar/peer --c_out=$(BUILD)/gen outrigger.proto
+$(OBJ)/gen/outrigger.pb-c.o: $(PROTO).c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_BASE) $(CFLAGS) -w -c $< -o $@
+
+# --- rooms ---------------------------------------------------------------------------------------------------------
+define room
+SRC_$(notdir $(1)) := $$(wildcard $(1)/*.c)
+OBJ_$(notdir $(1)) := $$(patsubst %.c,$(OBJ)/%.o,$$(SRC_$(notdir $(1))))
+$(LIB)/lib$(notdir $(1)).a: $$(OBJ_$(notdir $(1)))
+endef
+$(foreach r,$(ROOMS),$(eval $(call room,$(r))))
+OBJ_peer += $(OBJ)/gen/outrigger.pb-c.o
+$(LIB)/libpeer.a: $(OBJ)/gen/outrigger.pb-c.o
+
+# Rooms that may see the generated header.
+$(OBJ_peer) $(OBJ_node) $(OBJ_api) $(OBJ_cli): | $(PROTO).h
+
+MAIN_OBJ := $(OBJ)/sidecar/cli/main.o
+$(LIB)/libcli.a: OBJ_cli_nomain = $(filter-out $(MAIN_OBJ),$(OBJ_cli))
+
+$(OBJ)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_BASE) $(WARNINGS) $(CFLAGS) -c $< -o $@
+
+$(LIB)/%.a:
+	@mkdir -p $(@D)
+	@rm -f $@
+	ar rcsD $@ $(filter-out $(MAIN_OBJ),$(filter %.o,$^))
+
+$(BUILD)/outrigger$(BUILD_SUFFIX): $(MAIN_OBJ) $(call libs,cli)
+	$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(MAIN_OBJ) -Wl,--start-group $(call libs,cli) -Wl,--end-group $(SYS_ALL)
+
+# --- unit tests: one Criterion program a room ------------------------------------------------------------------------
+TEST_CFLAGS := $(filter-out -Wconversion -Wmissing-prototypes,$(WARNINGS)) -Wno-conversion
+TESTLIB_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/lib/*.c))
+
+$(OBJ)/tests/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
+
+define unit
+UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c))
+$$(UNIT_OBJ_$(1)): | $(PROTO).h
+$(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(call libs,$(1))
+	@mkdir -p $$(@D)
+	$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $$@ $$(UNIT_OBJ_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
+.PHONY: unit-$(1)
+unit-$(1): $(BIN)/unit-$(1)
+	$(BIN)/unit-$(1)
+endef
+UNIT_ROOMS := $(notdir $(wildcard tests/unit/*))
+$(foreach r,$(UNIT_ROOMS),$(eval $(call unit,$(r))))
+
+# --- layout ----------------------------------------------------------------------------------------------------------
+FORMATTED = $(shell git ls-files -co --exclude-standard '*.c' '*.h')
+format:
+	clang-format -i $(FORMATTED)
+format-check:
+	clang-format --dry-run -Werror $(FORMATTED)
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
