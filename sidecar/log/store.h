@@ -1,0 +1,54 @@
+/* Store: which points a shard holds, and where in the journal each one's newest committed version stands.
+ *
+ * Per shard and collection an open-addressing table of 16-byte slots {64-bit hash of the id, place}: 24 bytes a point
+ * at the usual load. Ids are not kept: a look-up yields candidate places (almost always one) whose points are read and
+ * compared. Entries are applied in index order, committed ones only; deletions leave no slot behind.
+ *
+ * Loop thread only, but for a snapshot, which may be walked on any thread. */
+#ifndef OUTRIGGER_LOG_STORE_H
+#define OUTRIGGER_LOG_STORE_H
+
+#include "sidecar/log/journal.h"
+
+struct store; /* one shard's */
+
+struct store *store_new(void);
+void store_free(struct store *s);
+/* Forgets everything (a seed begins). */
+void store_clear(struct store *s);
+
+/* Applies a committed entry whose record stands at `place`. Two points of different ids with equal hashes are told
+ * apart by reading: `same_id` is asked only then (very rarely) and may block. *outcome: for a DELETE the number of
+ * points that existed, for a PUT the number of points. Errors: OTR_NOMEM, OTR_CORRUPT; then nothing has changed. */
+typedef bool (*store_same_id_cb)(void *data, journal_place place, const char *id, size_t id_bytes);
+int store_apply(struct store *s, const struct record_header *h, const uint8_t *body, journal_place place,
+                store_same_id_cb same_id, void *data, uint32_t *outcome);
+/* Points of a seed: a PUT body of a SEED_POINTS record. */
+int store_apply_seed(struct store *s, const uint8_t *put_body, size_t bytes, journal_place place,
+                     store_same_id_cb same_id, void *data);
+
+/* Places where id's newest version may stand: up to max; returns how many. 0: the point does not exist. */
+size_t store_find(const struct store *s, uint64_t collection, const char *id, size_t id_bytes, journal_place *places,
+                  size_t max);
+/* Live points of a collection; of all collections. */
+uint64_t store_count(const struct store *s, uint64_t collection);
+uint64_t store_count_all(const struct store *s);
+/* Calls cb for each collection that has points. */
+void store_collections(const struct store *s, void (*cb)(uint64_t collection, uint64_t count, void *data), void *data);
+size_t store_memory_bytes(const struct store *s);
+
+/* A copy of the places of all live points of a collection (or of all: collection 0), sorted by place (sequential
+ * reading) or by hash (scroll: hashes >= from, at most max). NULL when out of memory. Free anywhere. */
+struct store_snapshot {
+    size_t count;
+    struct store_slot {
+        uint64_t hash;
+        journal_place place;
+    } * slots;
+    uint64_t *collections; /* per slot, only for collection 0 */
+};
+struct store_snapshot *store_snapshot_by_place(const struct store *s, uint64_t collection);
+struct store_snapshot *store_snapshot_by_hash(const struct store *s, uint64_t collection, uint64_t from, size_t max);
+void store_snapshot_free(struct store_snapshot *snap);
+
+#endif
