@@ -4,17 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const err_texts[] = {
-    [OTR_OK] = "success",
+static const char *const err_texts[] = {[OTR_OK] = "success",
 #define X(code, text) [code] = text,
-    OTR_ERR_MAP(X)
+                                        OTR_ERR_MAP(X)
 #undef X
 };
 
-static const char *const err_names[] = {
-    [OTR_OK] = "OTR_OK",
+static const char *const err_names[] = {[OTR_OK] = "OTR_OK",
 #define X(code, text) [code] = #code,
-    OTR_ERR_MAP(X)
+                                        OTR_ERR_MAP(X)
 #undef X
 };
 
