@@ -1,0 +1,130 @@
+/* gRPC between sidecars: nghttp2 for the frames, protobuf-c for the messages of outrigger.proto, libuv for the sockets.
+ *
+ * A hub listens and holds one outgoing link per peer. A link dials for ever: at once when told the address, then after
+ * 50 ms doubling to 1 s (a refused connection is tried again after 50 ms, for refusals are evidence). When its
+ * connection is up it says Hello; UP is reported when the answer names the expected cluster and node. Two streams
+ * (Replicate, Beacon) carry one-way messages to the peer; unary calls and Seed go beside them on the same connection.
+ *
+ * Bounds: a lane's queue takes PEER_LANE_BYTES; what is more is refused with OTR_BUSY until on_drain. An incoming
+ * message is at most PEER_MESSAGE_MAX. An unread stream stops the sender by HTTP/2 flow control. Liveness: HTTP/2 PING
+ * every second when nothing else moves; a link without answer for 3 s is DOWN (never REFUSED). Loop thread only.
+ * Callbacks never come from inside the call that caused them. */
+#ifndef OUTRIGGER_PEER_PEER_H
+#define OUTRIGGER_PEER_PEER_H
+
+#include "outrigger/err.h"
+#include "outrigger/types.h"
+
+#include "outrigger.pb-c.h"
+
+#include <uv.h>
+
+enum {
+    PEER_LANE_BYTES = 16 << 20,
+    PEER_MESSAGE_MAX = (64 << 20) + (1 << 20),
+};
+
+struct peer_hub;
+struct peer_link;   /* outgoing, to one peer */
+struct peer_call;   /* an incoming unary call or Seed stream, to be answered once */
+struct peer_stream; /* an outgoing Seed stream */
+
+enum peer_method {
+    PEER_HELLO,
+    PEER_REPLICATE,
+    PEER_BEACON,
+    PEER_SEED,
+    PEER_FORWARD,
+    PEER_GET,
+    PEER_SEARCH,
+    PEER_COUNT
+};
+enum peer_lane { PEER_LANE_REPLICATE, PEER_LANE_BEACON };
+
+enum peer_link_state {
+    PEER_LINK_UP = 1,  /* `incarnation` answered Hello */
+    PEER_LINK_DOWN,    /* not connected, or nothing heard */
+    PEER_LINK_REFUSED, /* after having been UP or at first: the address refuses connections. Reported once per DOWN. */
+};
+
+/* Who sent something, as its metadata said. */
+struct peer_from {
+    const char *node;
+    uint64_t incarnation;
+};
+
+struct peer_handlers {
+    void (*on_link)(void *data, struct peer_link *link, enum peer_link_state state, uint64_t incarnation,
+                    const struct otr_errmsg *why);
+    /* The lane of an UP link has room again after OTR_BUSY. */
+    void (*on_drain)(void *data, struct peer_link *link, enum peer_lane lane);
+    void (*on_replicate)(void *data, const struct peer_from *from, const Outrigger__V1__ReplicateFrame *frame);
+    void (*on_beacon)(void *data, const struct peer_from *from, const Outrigger__V1__BeaconFrame *frame);
+    /* FORWARD, GET, SEARCH, COUNT: answer with peer_call_reply, now or later. The request is lent until the reply. */
+    void (*on_call)(void *data, struct peer_call *call, enum peer_method method, const struct peer_from *from,
+                    const ProtobufCMessage *request);
+    /* SEED: every frame, in order; the next one comes after peer_call_next. frame NULL: the stream broke off (the call
+     * is then gone; no reply). */
+    void (*on_seed)(void *data, struct peer_call *call, const struct peer_from *from,
+                    const Outrigger__V1__SeedFrame *frame);
+    /* Somebody with our own name and another incarnation called (E5), or one of another cluster. */
+    void (*on_intruder)(void *data, const struct peer_from *from, const char *cluster);
+};
+
+struct peer_config {
+    uv_loop_t *loop;
+    const char *cluster;
+    const char *node;
+    const char *version;
+    uint64_t incarnation;
+    const char *listen_host; /* numeric address */
+    uint16_t listen_port;    /* 0: any, see peer_hub_port */
+    struct peer_handlers handlers;
+    void *data;
+};
+
+/* OTR_INUSE, OTR_INVALID with words that name the address. */
+int peer_hub_new(struct peer_hub **hub, const struct peer_config *config, struct otr_errmsg *msg);
+uint16_t peer_hub_port(const struct peer_hub *hub);
+/* Closes links (their calls end with OTR_CANCELED) and connections, then frees and calls cb. */
+void peer_hub_close(struct peer_hub *hub, void (*cb)(void *data), void *data);
+
+struct peer_link *peer_link_open(struct peer_hub *hub, const char *node, const char *host, uint16_t port, void *data);
+void peer_link_close(struct peer_link *link);
+/* Another address is dialled at once; the same one changes nothing. */
+int peer_link_address(struct peer_link *link, const char *host, uint16_t port);
+void *peer_link_data(const struct peer_link *link);
+const char *peer_link_node(const struct peer_link *link);
+bool peer_link_up(const struct peer_link *link);
+
+/* Packs the frame and queues it; everything queued in one loop turn goes out together. OTR_UNREACHABLE when not UP,
+ * OTR_BUSY, OTR_NOMEM. What was queued when a link goes down is lost. */
+int peer_link_send(struct peer_link *link, enum peer_lane lane, const ProtobufCMessage *frame);
+size_t peer_link_queued(const struct peer_link *link, enum peer_lane lane);
+
+/* A unary call. status: 0 and the reply (lent); OTR_UNREACHABLE: certainly not processed (never sent); OTR_UNKNOWN:
+ * sent, no answer (connection lost, timeout); OTR_CANCELED; OTR_PROTO. */
+typedef void (*peer_reply_cb)(void *data, int status, const ProtobufCMessage *reply, const struct otr_errmsg *msg);
+int peer_link_call(struct peer_link *link, enum peer_method method, const ProtobufCMessage *request,
+                   uint32_t timeout_ms, peer_reply_cb cb, void *data);
+
+/* Answers; the reply is packed at once. The call is gone afterwards. */
+void peer_call_reply(struct peer_call *call, const ProtobufCMessage *reply);
+/* Answers with a gRPC error status (1..16) instead. */
+void peer_call_fail(struct peer_call *call, int grpc_status, const char *message);
+void peer_call_next(struct peer_call *call); /* SEED */
+void peer_call_set_data(struct peer_call *call, void *data);
+void *peer_call_data(const struct peer_call *call);
+
+/* An outgoing Seed stream. room fires when the queue is below 1 MiB (first: soon after open) and again after each send
+ * that filled it. done fires once: SeedReply, or an error as in peer_link_call. */
+typedef void (*peer_room_cb)(void *data, struct peer_stream *stream);
+int peer_seed_open(struct peer_link *link, struct peer_stream **stream, peer_room_cb room, peer_reply_cb done,
+                   void *data);
+/* OTR_BUSY: wait for room. */
+int peer_seed_send(struct peer_stream *stream, const Outrigger__V1__SeedFrame *frame);
+/* No more frames. */
+void peer_seed_finish(struct peer_stream *stream);
+void peer_seed_cancel(struct peer_stream *stream);
+
+#endif
