@@ -1,0 +1,23 @@
+/* What clients and operators reach: HTTP/1.1 with the REST calls of DESIGN 6.1, /healthz, /readyz, and /cluster (the
+ * topology and this node's shards as JSON, which `outrigger cluster status --sidecar` reads). Loop thread only. */
+#ifndef OUTRIGGER_API_API_H
+#define OUTRIGGER_API_API_H
+
+#include "sidecar/node/door.h"
+
+struct api;
+
+struct api_config {
+    struct node *node;
+    const char *listen_host; /* numeric address */
+    uint16_t listen_port;
+    uint32_t request_timeout_ms; /* 0: 10000 */
+};
+
+/* OTR_INUSE, OTR_INVALID with words that name the address. */
+int api_new(struct api **a, const struct api_config *config, struct otr_errmsg *msg);
+uint16_t api_port(const struct api *a);
+/* Stops listening, answers what is under way with 503, closes, then cb. */
+void api_close(struct api *a, void (*cb)(void *data), void *data);
+
+#endif

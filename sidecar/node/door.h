@@ -1,0 +1,92 @@
+/* The door: operations on the whole cluster as any sidecar offers them. Splits a request by shard, finds each shard's
+ * primary (or, for reads that allow it, any fresh replica: the own one first), calls it here or over its link, waits
+ * and retries inside while a shard fails over, and puts the answers together.
+ *
+ * A write is retried with its request id until it is certain or the deadline is over; the outcome of several attempts
+ * is the weakest one (PROTOCOL Q3). Loop thread only; callbacks later, exactly once; everything passed in is copied
+ * unless it says lent. */
+#ifndef OUTRIGGER_NODE_DOOR_H
+#define OUTRIGGER_NODE_DOOR_H
+
+#include "sidecar/node/node.h"
+
+struct door;
+struct door *door_new(struct node *n); /* NULL: out of memory */
+/* Outstanding requests end with OTR_CANCELED first. */
+void door_close(struct door *d);
+
+struct door_positions { /* Outrigger-Position */
+    struct {
+        otr_shard shard;
+        struct otr_position position;
+    } * items;
+    size_t count;
+};
+
+struct door_write {
+    uint64_t collection;
+    enum record_kind kind;          /* RECORD_PUT or RECORD_DELETE */
+    const struct otr_point *points; /* validated; lent until cb */
+    size_t points_count;
+    struct otr_request_id request_id; /* each shard's part uses it as it is: ids are per shard */
+    uint32_t timeout_ms;
+};
+enum door_applied { DOOR_APPLIED = 1, DOOR_NOT_APPLIED, DOOR_APPLIED_UNKNOWN };
+struct door_write_part {
+    otr_shard shard;
+    int status; /* 0 or why not */
+    enum door_applied applied;
+    bool pending; /* committed, engine not yet */
+    struct otr_position position;
+    uint32_t outcome;
+    char message[160];
+};
+struct door_write_result {
+    int status; /* 0: all parts committed; else the weightiest part's */
+    const struct door_write_part *parts;
+    size_t parts_count;
+    const uint32_t *part_of_point; /* parts[part_of_point[i]] holds points[i] */
+    uint32_t retries;
+};
+typedef void (*door_write_cb)(void *data, const struct door_write_result *result);
+int door_write(struct door *d, const struct door_write *w, door_write_cb cb, void *data);
+
+struct door_get {
+    uint64_t collection;
+    const char *id; /* lent until cb */
+    size_t id_bytes;
+    enum node_consistency consistency;
+    const struct door_positions *after; /* lent until cb; NULL: none */
+    uint32_t timeout_ms;
+};
+/* point NULL: does not exist. */
+typedef void (*door_get_cb)(void *data, int status, const struct otr_point *point, const struct otr_errmsg *msg);
+int door_get(struct door *d, const struct door_get *g, door_get_cb cb, void *data);
+
+struct door_search {
+    uint64_t collection;
+    const float *vector; /* lent until cb */
+    uint32_t dimension;
+    uint32_t k;
+    bool with_threshold;
+    double threshold;
+    const char *filter; /* lent until cb; NULL: none */
+    bool with_vector;
+    enum node_consistency consistency;
+    const struct door_positions *after;
+    uint32_t timeout_ms;
+};
+/* hits merged over all shards, by (score, id). All shards answered or it is an error: never a page that lacks a shard.
+ */
+typedef void (*door_search_cb)(void *data, int status, const struct node_hit *hits, size_t count,
+                               const struct otr_errmsg *msg);
+int door_search(struct door *d, const struct door_search *s, door_search_cb cb, void *data);
+
+typedef void (*door_count_cb)(void *data, int status, uint64_t count, const struct otr_errmsg *msg);
+int door_count(struct door *d, uint64_t collection, uint32_t timeout_ms, door_count_cb cb, void *data);
+
+/* Answers FORWARD, GET, SEARCH and COUNT of peers out of this node's own shards: the node hands incoming calls here. */
+void door_on_call(struct node *n, struct peer_call *call, enum peer_method method, const struct peer_from *from,
+                  const ProtobufCMessage *request);
+
+#endif

@@ -1,0 +1,143 @@
+/* A node's daemon without its outside: replicas of shards, journal, peers, coordinator and engine put together. The
+ * client API (sidecar/api) and the command line (sidecar/cli) sit on it. Loop thread only; callbacks never come from
+ * inside the call that caused them, and exactly once.
+ *
+ * The operations below are this node's own part: on a shard of which it has a replica. Whoever wants "the cluster" asks
+ * door.h, which finds the right node and retries. */
+#ifndef OUTRIGGER_NODE_NODE_H
+#define OUTRIGGER_NODE_NODE_H
+
+#include "outrigger/backend.h"
+#include "outrigger/engine.h"
+#include "sidecar/core/codec.h"
+#include "sidecar/core/topology.h"
+#include "sidecar/peer/peer.h"
+
+struct node;
+
+struct node_config {
+    uv_loop_t *loop;
+    const char *cluster;
+    const char *node;
+    const char *zone;
+    const char *data_dir;
+    struct topology_address client, peer; /* as announced to others */
+    const char *peer_listen_host;
+    uint16_t peer_listen_port;
+    const struct otr_backend_ops *backend;
+    struct otr_backend_config backend_config; /* loop is filled in */
+    const struct otr_engine_ops *engine;
+    struct otr_engine_config engine_config; /* loop and on_status are filled in */
+    uint32_t session_ttl_ms;
+    /* Something that only stopping can answer (a data directory used by another, our name used elsewhere, a failed
+     * disk): the process prints `why` and ends. */
+    void (*on_fatal)(void *data, const char *why);
+    void *data;
+};
+
+/* Opens the data directory (blocking: recovery), listens for peers, starts to reach the coordinator and the engine.
+ * Neither needs to be there: the node waits for them. Errors with words: OTR_INUSE, OTR_INVALID (another cluster's or
+ * node's data), OTR_DENIED, OTR_IO, OTR_CORRUPT. */
+int node_new(struct node **n, const struct node_config *config, struct otr_errmsg *msg);
+/* Ends the session so that others need not wait, closes everything, then cb. */
+void node_close(struct node *n, void (*cb)(void *data), void *data);
+
+const char *node_name(const struct node *n);
+const char *node_cluster(const struct node *n);
+otr_node node_self(const struct node *n);
+uint64_t node_incarnation(const struct node *n);
+struct topology *node_topology(struct node *n);
+struct uv_loop_s *node_loop(struct node *n);
+
+/* Ready: the cluster is initialised, every replica of ours follows a primary or is one, the engine is up. `why` says
+ * what is missing. */
+bool node_ready(struct node *n, struct otr_errmsg *why);
+/* Of one of our shards; false when we have no replica. */
+bool node_shard_status(struct node *n, otr_shard shard, struct replica_status *status);
+/* Entries up to it are in the engine. */
+uint64_t node_shard_applied(struct node *n, otr_shard shard);
+/* The link to a peer, NULL when there is none (or it is ourselves). */
+struct peer_link *node_link(struct node *n, otr_node peer);
+/* Fires (later) when topology, roles or links changed: whoever waits for a primary looks again. One call, one callback.
+ */
+struct node_wait {
+    void (*cb)(struct node_wait *w);
+    void *data;
+    struct node_wait *next, **link;
+};
+void node_wait_change(struct node *n, struct node_wait *w);
+void node_wait_cancel(struct node_wait *w);
+/* Whom to ask as primary of the shard: the newest knowledge of descriptor, leases and peers. OTR_NODE_NONE: nobody now.
+ */
+otr_node node_primary(struct node *n, otr_shard shard);
+
+/* The coordinator, for collections: txns and reads through the node's own backend. */
+struct otr_backend *node_backend(struct node *n);
+/* Reads a collection's key linearizably and brings the topology up to date; cb status: 0, OTR_NOTFOUND,
+ * OTR_UNREACHABLE... */
+typedef void (*node_status_cb)(void *data, int status, const struct otr_errmsg *msg);
+int node_collection_refresh(struct node *n, const char *name, node_status_cb cb, void *data);
+/* collections/<name> made or deleted; OTR_EXISTS, OTR_NOTFOUND, OTR_UNREACHABLE, OTR_UNKNOWN. On success the view shows
+ * it. */
+int node_collection_create(struct node *n, const struct topology_collection *c, node_status_cb cb, void *data);
+int node_collection_delete(struct node *n, const char *name, node_status_cb cb, void *data);
+
+/* --- one shard, this node -------------------------------------------------------------------------------------------
+ */
+
+struct node_write_result {
+    int status; /* 0: committed. OTR_NOTPRIMARY, OTR_UNAVAIL, OTR_FEW, OTR_FENCED, OTR_BUSY, OTR_NOSPACE, OTR_NOTFOUND
+                 * (no such collection), OTR_INVALID: not and never applied. OTR_UNKNOWN: may be */
+    struct otr_position position;
+    uint32_t outcome;     /* DELETE: points that existed */
+    bool applied_pending; /* committed, but the engine had not applied it within apply_wait */
+    const char *message;
+};
+typedef void (*node_write_cb)(void *data, const struct node_write_result *result);
+/* A write to a shard whose primary we are. `body` is that of a PUT or DELETE record (codec.h), all its points of this
+ * shard; copied. */
+int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id, enum record_kind kind,
+               const uint8_t *body, size_t body_bytes, node_write_cb cb, void *data);
+
+enum node_consistency { NODE_EVENTUAL = 0, NODE_BOUNDED, NODE_LINEARIZABLE };
+
+struct node_get {
+    otr_shard shard;
+    uint64_t collection;
+    const struct otr_point *ids; /* only ids are read; lent until cb */
+    size_t ids_count;
+    enum node_consistency consistency;
+    struct otr_position after; /* wait until so much is visible; {0,0}: nothing */
+    uint32_t timeout_ms;
+};
+/* points: those found, lent. status 0, OTR_NOTPRIMARY, OTR_UNAVAIL, OTR_TIMEOUT, OTR_CORRUPT. */
+typedef void (*node_get_cb)(void *data, int status, const struct otr_point *points, size_t count,
+                            const struct otr_errmsg *msg);
+int node_get(struct node *n, const struct node_get *get, node_get_cb cb, void *data);
+
+struct node_search {
+    otr_shard shard;
+    uint64_t collection;
+    const float *vector; /* lent until cb */
+    uint32_t dimension;
+    uint32_t k;
+    bool with_threshold;
+    double threshold;
+    const char *filter; /* JSON object or NULL; lent until cb */
+    bool with_vector;
+    enum node_consistency consistency;
+    struct otr_position after;
+    uint32_t timeout_ms;
+};
+struct node_hit {
+    struct otr_point point; /* vector set only with_vector */
+    double score;
+};
+typedef void (*node_search_cb)(void *data, int status, const struct node_hit *hits, size_t count,
+                               const struct otr_errmsg *msg);
+int node_search(struct node *n, const struct node_search *search, node_search_cb cb, void *data);
+
+/* Live points of a collection in our replica; false: no replica of the shard. */
+bool node_count(struct node *n, otr_shard shard, uint64_t collection, uint64_t *count);
+
+#endif
