@@ -61,6 +61,9 @@ struct topology_config { /* the key `config` */
         request_timeout_ms;
 };
 
+/* The timings of DESIGN 4.7 and generation 1; the counts stay 0. */
+void topology_config_defaults(struct topology_config *c);
+
 struct topology;
 struct topology *topology_new(void); /* NULL: out of memory */
 void topology_free(struct topology *t);
