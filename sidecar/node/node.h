@@ -15,6 +15,10 @@
 
 struct node;
 
+/* Unary calls of peers (FORWARD, GET, SEARCH, COUNT): door_on_call. */
+typedef void (*node_call_cb)(struct node *n, struct peer_call *call, enum peer_method method,
+                             const struct peer_from *from, const ProtobufCMessage *request);
+
 struct node_config {
     uv_loop_t *loop;
     const char *cluster;
@@ -33,6 +37,7 @@ struct node_config {
      * disk): the process prints `why` and ends. */
     void (*on_fatal)(void *data, const char *why);
     void *data;
+    node_call_cb on_call; /* door_on_call */
 };
 
 /* Opens the data directory (blocking: recovery), listens for peers, starts to reach the coordinator and the engine.
