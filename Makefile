@@ -109,6 +109,18 @@ endef
 UNIT_ROOMS := $(notdir $(wildcard tests/unit/*))
 $(foreach r,$(UNIT_ROOMS),$(eval $(call unit,$(r))))
 
+# --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
+CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
+                   $(OBJ)/tests/lib/etcd_server.o
+$(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
+$(BUILD)/servers/etcd/.unpacked:
+	BUILD=$(BUILD) scripts/fetch-etcd.sh
+.PHONY: conformance
+conformance: $(BIN)/conformance $(BUILD)/servers/etcd/.unpacked
+	ETCD=$(BUILD)/servers/etcd/usr/bin/etcd $(BIN)/conformance -j4 $(if $(BACKEND),--filter '$(BACKEND)/*')
+
 # --- layout ----------------------------------------------------------------------------------------------------------
 FORMATTED = $(shell git ls-files -co --exclude-standard '*.c' '*.h')
 format:

@@ -1,0 +1,143 @@
+/* What the files of this backend share. Loop thread only.
+ *
+ *   etcd.c          open, close, endpoints, the vtable
+ *   etcd_call.c     one request and its repetitions at other endpoints
+ *   etcd_get.c      reads of a whole prefix, page by page
+ *   etcd_txn.c      transactions, service entries
+ *   etcd_session.c  leases and their keep-alives
+ *   etcd_watch.c    watches: stream, probe, resync
+ *   etcd_codec.c    JSON, base64, error codes */
+#ifndef OUTRIGGER_BACKENDS_ETCD_H
+#define OUTRIGGER_BACKENDS_ETCD_H
+
+#include "outrigger/backend.h"
+
+#include "backends/etcd/etcd_codec.h"
+#include "sidecar/io/http_client.h"
+
+#include <uv.h>
+
+enum {
+    ETCD_ENDPOINTS_MAX = 16,
+    ETCD_REQUEST_TIMEOUT_MS = 2000, /* one attempt */
+    ETCD_BUDGET_MS = 5000,          /* all attempts of what may be repeated: outlasts a change of etcd's leader */
+    ETCD_BACKOFF_MS_MIN = 50,
+    ETCD_BACKOFF_MS_MAX = 2000,
+};
+
+/* Requests of different lanes share no connection, so that a stuck one delays none of another kind. */
+enum etcd_lane { ETCD_LANE_REQUEST = 1, ETCD_LANE_SESSION, ETCD_LANE_WATCH };
+
+struct etcd_call;
+struct etcd_session;
+struct etcd_watch;
+
+struct etcd {
+    struct otr_backend base; /* first: the vtable's handle */
+    uv_loop_t *loop;
+    struct http_client *http;
+    char *endpoints[ETCD_ENDPOINTS_MAX]; /* "http://host:port" */
+    unsigned endpoints_count;
+    unsigned endpoint; /* where requests go now */
+    uint32_t request_timeout_ms;
+    uint64_t identity; /* cluster_id of the last answer; 0 before the first */
+    struct etcd_call *calls;
+    struct etcd_session *sessions;
+    struct etcd_watch *watches;
+    size_t objects_count; /* of the three lists, and of gets: the backend outlives them */
+    uv_timer_t closer;
+    bool closing;
+    otr_close_cb close_cb;
+};
+
+static inline struct etcd *etcd_of(struct otr_backend *b)
+{
+    return (struct etcd *)(void *)b;
+}
+
+/* Every object counts itself while it lives, so that close knows when it is done. */
+void etcd_object_made(struct etcd *etcd);
+void etcd_object_gone(struct etcd *etcd);
+
+unsigned etcd_endpoint_next(const struct etcd *etcd, unsigned endpoint);
+/* Requests go elsewhere from now on, if they went there. */
+void etcd_endpoint_failed(struct etcd *etcd, unsigned endpoint);
+
+/* Remembers the cluster's identity; when it is another one than before, every watch starts anew. */
+void etcd_identity_seen(struct etcd *etcd, uint64_t identity);
+
+/* The delay to wait now, +-50 %, and doubles *backoff_ms for the next time. 0 stands for the smallest. */
+uint32_t etcd_backoff_next(uint32_t *backoff_ms);
+
+/* --- etcd_call.c: one request ----------------------------------------------------------------------------------- */
+
+struct etcd_reply {
+    int status;             /* 0: JSON without error. Else the code of the last attempt */
+    bool certain;           /* when status is not 0: etcd did certainly nothing, whatever the earlier attempts */
+    bool sent_before;       /* an earlier attempt was sent and its outcome is unknown */
+    const cJSON *json;      /* NULL unless status is 0 */
+    const cJSON *header;    /* of json, or NULL */
+    uint64_t sent_ms;       /* clock_now_ms() just before the last attempt */
+    struct otr_errmsg *msg; /* never NULL */
+};
+typedef void (*etcd_call_cb)(void *data, const struct etcd_reply *reply);
+
+enum { ETCD_ENDPOINT_ANY = -1 };
+
+struct etcd_call_spec {
+    const char *path; /* "/v3/kv/range"; static. NULL: sends nothing and succeeds in the next turn of the loop */
+    enum etcd_lane lane;
+    int endpoint;        /* the only one to ask, or ETCD_ENDPOINT_ANY */
+    uint32_t timeout_ms; /* of one attempt; 0: the backend's */
+    bool repeat;         /* may be sent again after an unknown outcome; otherwise only while nothing has left */
+    etcd_call_cb done;
+    void *data;
+};
+
+/* Takes over *body in every case. `done` comes later, once. On success *call is valid until `done`. Errors: OTR_NOMEM,
+ * OTR_CANCELED (closing). */
+int etcd_call_start(struct etcd *etcd, const struct etcd_call_spec *spec, struct etcd_text *body,
+                    struct etcd_call **call);
+/* `done` comes later with OTR_CANCELED. */
+void etcd_call_cancel(struct etcd_call *call);
+void etcd_call_cancel_all(struct etcd *etcd);
+
+/* The url (at most ETCD_URL_MAX bytes) and the headers of any request; timeout_ms 0: none. */
+enum { ETCD_URL_MAX = 512 };
+struct etcd_headers {
+    char timeout[40];
+    const char *list[4];
+};
+int etcd_url(const struct etcd *etcd, unsigned endpoint, const char *path, char *url);
+void etcd_headers_init(struct etcd_headers *headers, uint32_t timeout_ms);
+
+/* --- etcd_get.c: a prefix --------------------------------------------------------------------------------------- */
+
+struct etcd_get;
+/* status as in otr_get_cb. The result is lent. */
+typedef void (*etcd_get_done_cb)(void *data, int status, const struct otr_get_result *result, struct otr_errmsg *msg);
+int etcd_get_start(struct etcd *etcd, const char *prefix, etcd_get_done_cb done, void *data, struct etcd_get **get);
+/* `done` comes later with OTR_CANCELED. */
+void etcd_get_cancel(struct etcd_get *get);
+
+/* --- members of the vtable -------------------------------------------------------------------------------------- */
+
+int etcd_get_op(struct otr_backend *b, struct otr_get_req *req, const char *prefix, otr_get_cb cb);
+int etcd_txn_op(struct otr_backend *b, struct otr_txn_req *req, const struct otr_txn *txn, otr_txn_cb cb);
+int etcd_txn_service_register(struct otr_backend *b, struct otr_session *s, const struct otr_service *service,
+                              enum otr_health health, struct otr_simple_req *req, otr_simple_cb cb);
+int etcd_session_open(struct otr_backend *b, struct otr_session *s, uint32_t ttl_ms, otr_session_cb cb);
+int etcd_session_close(struct otr_backend *b, struct otr_session *s, struct otr_simple_req *req, otr_simple_cb cb);
+int etcd_session_revoke(struct otr_backend *b, const char *id, struct otr_simple_req *req, otr_simple_cb cb);
+int etcd_watch_op(struct otr_backend *b, struct otr_watch *w, const char *prefix, uint64_t revision, otr_watch_cb cb);
+void etcd_watch_stop(struct otr_backend *b, struct otr_watch *w);
+
+/* A bound write said that its lease is gone: asks at once instead of at the next keep-alive. */
+void etcd_session_check_all(struct etcd *etcd);
+/* For close: sessions end without a report, watches with OTR_CANCELED. */
+void etcd_session_drop_all(struct etcd *etcd);
+void etcd_watch_cancel_all(struct etcd *etcd);
+/* The cluster is another one: what is known of it is worth nothing. */
+void etcd_watch_resync_all(struct etcd *etcd);
+
+#endif

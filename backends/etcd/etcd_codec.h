@@ -1,0 +1,79 @@
+/* What goes over the wire to etcd's v3 JSON gateway and back (coordination through HTTP, both dialects of the gateway).
+ *
+ * int64 and uint64 travel as strings, bytes as base64, and fields with a default value are left out. Errors are
+ * recognised by their gRPC code, never by text or HTTP status. Everything parsed here comes from outside: garbage
+ * gives OTR_PROTO or "absent", never more. */
+#ifndef OUTRIGGER_BACKENDS_ETCD_CODEC_H
+#define OUTRIGGER_BACKENDS_ETCD_CODEC_H
+
+#include "outrigger/backend.h"
+
+#include <cjson/cJSON.h>
+
+/* The codes of gRPC that we tell apart. */
+enum etcd_code {
+    ETCD_CODE_NONE = -1, /* no code in the answer */
+    ETCD_CODE_INVALID_ARGUMENT = 3,
+    ETCD_CODE_DEADLINE_EXCEEDED = 4,
+    ETCD_CODE_NOT_FOUND = 5,
+    ETCD_CODE_ALREADY_EXISTS = 6,
+    ETCD_CODE_PERMISSION_DENIED = 7,
+    ETCD_CODE_RESOURCE_EXHAUSTED = 8,
+    ETCD_CODE_FAILED_PRECONDITION = 9,
+    ETCD_CODE_OUT_OF_RANGE = 11,
+    ETCD_CODE_UNIMPLEMENTED = 12,
+    ETCD_CODE_UNAVAILABLE = 14,
+    ETCD_CODE_UNAUTHENTICATED = 16,
+};
+
+/* A growing string. {0} is empty. After a failed allocation it stays failed and takes nothing more. */
+struct etcd_text {
+    char *data; /* NUL-terminated once something was added */
+    size_t bytes;
+    size_t room;
+    bool failed;
+};
+void etcd_text_add(struct etcd_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void etcd_text_add_raw(struct etcd_text *text, const char *data, size_t bytes);
+/* `data` as base64, without quotes. */
+void etcd_text_add_base64(struct etcd_text *text, const void *data, size_t bytes);
+void etcd_text_close(struct etcd_text *text);
+
+/* Adds `"key":"..","range_end":".."` for all keys that start with `prefix` and come after the key whose bytes are in
+ * `after` (empty: all). */
+void etcd_text_add_range(struct etcd_text *text, const char *prefix, const struct etcd_text *after);
+/* The bytes of a key-value's key, which may be any, replace what was in `key`. False when they cannot be read. */
+bool etcd_key_decode(const cJSON *json, struct etcd_text *key);
+
+/* Fields of an object; 0, false, "" or NULL when absent, of another type, or out of range. */
+uint64_t etcd_json_u64(const cJSON *object, const char *name);
+bool etcd_json_true(const cJSON *object, const char *name);
+const char *etcd_json_text(const cJSON *object, const char *name);
+const cJSON *etcd_json_object(const cJSON *object, const char *name);
+
+/* If `json` is an error of either dialect, unary or inside a stream: its code, and *message its text (lent, never
+ * NULL). Otherwise ETCD_CODE_NONE. An error without a sensible code is ETCD_CODE_UNAVAILABLE. */
+int etcd_error_code(const cJSON *json, const char **message);
+
+/* Our code for one of gRPC. *certain says whether etcd did certainly nothing. */
+int etcd_code_status(int code, bool *certain);
+
+/* A key-value of an answer. On success *kv owns one piece of memory, freed by etcd_kv_close. Errors: OTR_NOMEM;
+ * OTR_PROTO; OTR_UNSUPPORTED: the key contains a NUL byte, so it is none of ours. */
+int etcd_kv_decode(const cJSON *json, struct otr_kv *kv);
+void etcd_kv_close(struct otr_kv *kv);
+
+/* A growing list of key-values that it owns. {0} is empty. */
+struct etcd_kvs {
+    struct otr_kv *list;
+    size_t count;
+    size_t room;
+};
+/* On success takes over *kv. */
+int etcd_kvs_add(struct etcd_kvs *kvs, struct otr_kv *kv);
+void etcd_kvs_close(struct etcd_kvs *kvs);
+
+/* Lease ids are positive int64 in decimal. 0 when it is none. */
+uint64_t etcd_lease_parse(const char *text);
+
+#endif

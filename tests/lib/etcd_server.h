@@ -1,0 +1,43 @@
+/* Real etcd servers for tests: child processes on free loopback ports with a data directory of their own. They die with
+ * the test, however it ends. All calls block; whatever goes wrong ends the test with a message.
+ *
+ * The program is $ETCD, or build/servers/etcd/usr/bin/etcd (scripts/fetch-etcd.sh). */
+#ifndef OUTRIGGER_TESTS_ETCD_SERVER_H
+#define OUTRIGGER_TESTS_ETCD_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { ETCD_MEMBERS_MAX = 3 };
+
+struct etcd_member {
+    pid_t pid; /* 0: not running */
+    uint16_t client_port;
+    uint16_t peer_port;
+    char url[40];
+};
+
+struct etcd_server {
+    char dir[64];
+    struct etcd_member members[ETCD_MEMBERS_MAX];
+    unsigned members_count;
+};
+
+/* Chooses ports and a directory; nothing runs yet, so endpoints can be tried before they exist. Smallest TTL: 1 s. */
+void etcd_server_init(struct etcd_server *server, unsigned members_count);
+/* Starts all members that do not run (for a restart too: data and ports stay) and waits until they serve. */
+void etcd_server_start(struct etcd_server *server);
+/* SIGKILL; returns when the process is gone. */
+void etcd_server_kill(struct etcd_server *server, unsigned member);
+/* Stops and goes on (SIGSTOP, SIGCONT): connections stay open, nothing answers. */
+void etcd_server_freeze(struct etcd_server *server, unsigned member);
+void etcd_server_thaw(struct etcd_server *server, unsigned member);
+/* Throws away the data of members that do not run: a restart makes another cluster. */
+void etcd_server_wipe(struct etcd_server *server);
+/* Forgets history before the newest revision. */
+void etcd_server_compact(struct etcd_server *server);
+/* Kills everything and removes the directory. */
+void etcd_server_close(struct etcd_server *server);
+
+#endif
