@@ -29,7 +29,8 @@ SYS_io    := -luv -lcurl
 SYS_peer  := -lnghttp2 -lprotobuf-c -lzstd
 SYS_api   := -lhttp_parser
 SYS_json  := -lcjson
-SYS_ALL   := $(SYS_peer) $(SYS_api) $(SYS_json) $(SYS_io) -lpthread -lm
+SYS_cli   := -lyaml
+SYS_ALL   := $(SYS_cli) $(SYS_peer) $(SYS_api) $(SYS_json) $(SYS_io) -lpthread -lm
 
 # Who may link whom (docs/architecture.md): the same arrows as the imports.
 LINK_core     := core
@@ -111,7 +112,7 @@ $(foreach r,$(UNIT_ROOMS),$(eval $(call unit,$(r))))
 
 # --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
 CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
-                   $(OBJ)/tests/lib/etcd_server.o
+                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store)
 $(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
