@@ -1,0 +1,96 @@
+/* HTTP/1.1 server on libuv: connections, framing, time limits; what requests mean is the caller's.
+ *
+ * A connection reads a head (at most HTTP_HEAD_MAX bytes), then a body straight into one growing buffer, hands the
+ * request over, and reads on when it was answered: pipelined requests are answered in order, and a client that does not
+ * read its answers is not read from either. While it waits for a request it holds no buffer. Every error has a JSON
+ * body
+ *
+ *     {"error":{"code":"...","message":"..."},"applied":false}
+ *
+ * Time limits: a head must be complete 10 s after its first byte (or after connecting); a body and an answer may rest
+ * for 10 s and must move at 16 KiB/s on average, after the first 20 s; a kept connection may be idle for 75 s.
+ * Loop thread only. */
+#ifndef OUTRIGGER_API_HTTP_H
+#define OUTRIGGER_API_HTTP_H
+
+#include "outrigger/err.h"
+#include "sidecar/api/text.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+enum {
+    HTTP_HEAD_MAX = 16 << 10,
+    HTTP_FIELDS_MAX = 100,
+    HTTP_BODY_SLACK = 16, /* readable zero bytes behind a body */
+};
+
+struct http_server;
+
+struct http_field {
+    const char *name;
+    size_t name_bytes;
+    const char *value;
+    size_t value_bytes;
+};
+
+/* One request, from on_request until http_reply. */
+struct http_exchange {
+    const char *method; /* "GET"; a HEAD shows as GET, the body of its answer is left out */
+    const char *target; /* path and query as they came; not NUL-terminated */
+    size_t target_bytes;
+    const struct http_field *fields;
+    size_t fields_count;
+    char *body; /* NULL when there is none; writable, HTTP_BODY_SLACK zeros behind */
+    size_t body_bytes;
+    bool closing; /* the server shuts down: answer soon */
+    void *data;   /* the caller's */
+};
+
+/* Must answer with http_reply, now or later, exactly once, also when the client has gone away meanwhile. */
+typedef void (*http_request_cb)(void *data, struct http_exchange *x);
+
+struct http_server_config {
+    uv_loop_t *loop;
+    const char *host; /* numeric address */
+    uint16_t port;    /* 0: any */
+    http_request_cb on_request;
+    void *data;
+    /* 0: the default. */
+    uint32_t connections_max;  /* 10000; more are answered 503 */
+    uint64_t body_max;         /* 64 MiB */
+    uint64_t bodies_total_max; /* 512 MiB held for all connections; more are answered 503 */
+    uint32_t head_timeout_ms;  /* 10000 */
+    uint32_t idle_timeout_ms;  /* 75000 */
+    uint32_t rest_timeout_ms;  /* 10000 without any byte of a body or an answer */
+    uint32_t grace_ms;         /* 20000 before rate_bytes counts */
+    uint32_t rate_bytes;       /* 16384 bytes a second at least */
+};
+
+/* OTR_INUSE, OTR_INVALID, OTR_DENIED with words that name the address. */
+int http_server_new(struct http_server **s, const struct http_server_config *config, struct otr_errmsg *msg);
+uint16_t http_server_port(const struct http_server *s);
+/* Connections that are open. */
+uint32_t http_server_connections(const struct http_server *s);
+/* No new connections or requests; connections that wait for a request are closed. */
+void http_server_stop(struct http_server *s);
+/* stop, then waits until what is under way has been answered, frees and calls cb. Writing gets a second. */
+void http_server_close(struct http_server *s, void (*cb)(void *data), void *data);
+
+/* The field of that name, NULL when there is none. *twice (if not NULL): it comes more than once. */
+const struct http_field *http_field_find(const struct http_exchange *x, const char *name, bool *twice);
+
+/* The body becomes the caller's, to be given back with http_body_free; s NULL when the server was closed meanwhile. */
+char *http_body_take(struct http_exchange *x);
+void http_body_free(struct http_server *s, char *body);
+
+/* `headers`: further header lines, each ended by CRLF, or NULL. `body`: taken over (emptied), or NULL. A body that
+ * failed (text_failed) becomes a 500. */
+void http_reply(struct http_exchange *x, int status, const char *headers, struct text *body);
+
+/* Writes the error object into an empty text: what http_reply sends for errors. `more`: further members, each starting
+ * with a comma, or NULL. */
+void http_error_text(struct text *t, const char *code, const char *message, const char *applied, const char *more);
+
+#endif
