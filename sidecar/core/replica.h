@@ -67,6 +67,7 @@ enum replica_msg_type {
 enum replica_refusal {
     REPLICA_REFUSE_GAP = 1, /* lacks the predecessor; `position` says where to look */
     REPLICA_REFUSE_FENCED,  /* follows or wants a higher epoch; `promised` says which, 0 from a candidate (V4) */
+    REPLICA_REFUSE_SEED,    /* its log holds nothing that counts: only a seed helps (E3, E4) */
 };
 
 /* What the core knows of an entry that came from a peer; the bytes stay in the shell. */

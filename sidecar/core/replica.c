@@ -1,0 +1,787 @@
+#include "sidecar/core/replica_internal.h"
+
+#include <stdlib.h>
+
+/* --- small things ------------------------------------------------------------------------------------------------- */
+
+void replica_actions_close(struct replica_actions *out)
+{
+    free(out->items);
+    *out = (struct replica_actions){0};
+}
+
+static int actions_reserve(struct replica_actions *out)
+{
+    struct replica_action *items;
+
+    if (out->capacity >= REPLICA_ACTIONS_MAX) {
+        return 0;
+    }
+    items = realloc(out->items, REPLICA_ACTIONS_MAX * sizeof *items);
+    if (items == NULL) {
+        return OTR_NOMEM;
+    }
+    out->items = items;
+    out->capacity = REPLICA_ACTIONS_MAX;
+    return 0;
+}
+
+struct replica_action *replica_emit(struct replica_actions *out, enum replica_action_type type)
+{
+    struct replica_action *a;
+
+    assert(out->count < out->capacity);
+    a = &out->items[out->count++];
+    *a = (struct replica_action){.type = type};
+    return a;
+}
+
+void replica_send(struct replica *r, struct replica_actions *out, otr_node to, const struct replica_msg *msg)
+{
+    struct replica_action *a;
+
+    if (!replica_connected(r, to)) {
+        return;
+    }
+    a = replica_emit(out, REPLICA_DO_SEND);
+    a->send.to = to;
+    a->send.msg = *msg;
+    a->send.msg.generation = replica_generation(r);
+}
+
+/* Repeats are left out: what is wrong stays wrong for a while, and one line in the log is enough. */
+void replica_alarm(struct replica *r, struct replica_actions *out, const char *text)
+{
+    if (r->alarm != text) {
+        r->alarm = text;
+        replica_emit(out, REPLICA_DO_ALARM)->alarm.text = text;
+    }
+}
+
+void replica_fatal(struct replica *r, struct replica_actions *out, const char *text)
+{
+    r->failed = true;
+    replica_emit(out, REPLICA_DO_FATAL)->fatal.text = text;
+}
+
+struct otr_position replica_position(const struct replica *r, uint64_t index)
+{
+    return (struct otr_position){.epoch = epochs_at(&r->epochs, index), .index = index};
+}
+
+struct replica_peer *replica_peer_find(struct replica *r, otr_node node)
+{
+    for (uint32_t i = 0; i < r->peers_count; i++) {
+        if (r->peers[i].node == node) {
+            return &r->peers[i];
+        }
+    }
+    return NULL;
+}
+
+const struct replica_link *replica_link_find(const struct replica *r, otr_node node)
+{
+    for (size_t i = 0; i < r->links_count; i++) {
+        if (r->links[i].node == node) {
+            return &r->links[i];
+        }
+    }
+    return NULL;
+}
+
+void replica_heard(struct replica *r, otr_node node)
+{
+    for (size_t i = 0; i < r->links_count; i++) {
+        /* What was under way when the process died still arrives for a moment. */
+        if (r->links[i].node == node && r->now_ms > r->links[i].since_ms + r->config.timings.beacon_ms) {
+            r->links[i].contradicted = true;
+        }
+    }
+}
+
+bool replica_connected(const struct replica *r, otr_node node)
+{
+    const struct replica_link *link = replica_link_find(r, node);
+
+    return link != NULL && link->state == REPLICA_PEER_UP;
+}
+
+/* --- lifetime ----------------------------------------------------------------------------------------------------- */
+
+void replica_free(struct replica *r)
+{
+    if (r == NULL) {
+        return;
+    }
+    epochs_close(&r->epochs);
+    dedup_close(&r->dedup);
+    free(r->links);
+    free(r);
+}
+
+int replica_new(struct replica **out, const struct replica_config *config, const struct replica_durable *durable)
+{
+    struct replica *r = calloc(1, sizeof *r);
+
+    if (r == NULL) {
+        return OTR_NOMEM;
+    }
+    if (epochs_reserve(&r->epochs, 1) != 0) {
+        replica_free(r);
+        return OTR_NOMEM;
+    }
+    r->config = *config;
+    r->fresh_log_id = durable->fresh_log_id;
+    r->now_ms = config->process_start_ms;
+    r->meta = durable->meta;
+    r->untrusted = durable->untrusted;
+    r->pause_ms = REPLICA_PAUSE_MIN_MS;
+    r->why = "started";
+    /* A replica that has followed before goes on following whoever proves to lead, coordinator or not (DESIGN 3.3). */
+    r->role = durable->meta.log_id != 0 ? REPLICA_FOLLOWER : REPLICA_IDLE;
+    r->told.role = REPLICA_IDLE;
+    if (durable->untrusted) {
+        /* E3, E4: another log from here on; fresh_log_id takes its place before anything is acknowledged. */
+        r->meta.log_id = 0;
+        replica_log_clear(r, (struct otr_position){0});
+    } else {
+        replica_log_clear(r, durable->base);
+        r->last = durable->last;
+        r->durable_index = durable->last.index;
+        r->committed_index =
+            durable->committed_index < durable->base.index ? durable->base.index : durable->committed_index;
+        if (r->committed_index > r->last.index) {
+            r->committed_index = r->last.index;
+        }
+    }
+    r->answered_index = r->committed_index;
+    if (r->meta.promised < r->last.epoch) { /* E2 */
+        r->meta.promised = r->last.epoch;
+    }
+    *out = r;
+    return 0;
+}
+
+int replica_restore_epoch(struct replica *r, uint64_t epoch, uint64_t first_index)
+{
+    int rv;
+
+    if (r->untrusted) {
+        return 0;
+    }
+    rv = epochs_reserve(&r->epochs, 1);
+    if (rv != 0) {
+        return rv;
+    }
+    if (r->epochs.count > 0) {
+        const struct epochs_start *newest = &r->epochs.items[r->epochs.count - 1];
+
+        if (epoch < newest->epoch || (epoch > newest->epoch && first_index <= newest->first_index)) {
+            return OTR_INVALID;
+        }
+    }
+    if (first_index > r->last.index || epoch > r->last.epoch) {
+        return OTR_INVALID;
+    }
+    epochs_append(&r->epochs, epoch, first_index);
+    return 0;
+}
+
+int replica_restore_request(struct replica *r, const struct replica_entry *entry, uint32_t outcome, bool has_outcome)
+{
+    int rv;
+
+    if (r->untrusted && !r->seeding) {
+        return 0;
+    }
+    if (r->dedup.count > 0 && dedup_at(&r->dedup, r->dedup.count - 1)->position.index >= entry->position.index) {
+        return OTR_INVALID;
+    }
+    rv = dedup_reserve(&r->dedup, 1);
+    if (rv != 0) {
+        return rv;
+    }
+    dedup_add(&r->dedup, &(struct dedup_entry){.request_id = entry->request_id,
+                                               .position = entry->position,
+                                               .time_ms = entry->time_ms,
+                                               .outcome = outcome,
+                                               .has_outcome = has_outcome});
+    if (entry->time_ms > r->newest_time_ms) {
+        r->newest_time_ms = entry->time_ms;
+    }
+    return 0;
+}
+
+void replica_log_clear(struct replica *r, struct otr_position base)
+{
+    r->epochs.count = 0;
+    dedup_clear(&r->dedup);
+    if (base.index > 0) {
+        epochs_append(&r->epochs, base.epoch, base.index);
+    }
+    r->base = base;
+    r->last = base;
+    r->durable_index = base.index;
+    r->committed_index = base.index;
+    r->answered_index = base.index;
+    r->verified = 0;
+    r->ack_sent = 0;
+    r->fresh_ms = 0;
+    r->fresh_pending_ms = 0;
+}
+
+/* --- roles and metas ---------------------------------------------------------------------------------------------- */
+
+void replica_become(struct replica *r, enum replica_role role, const char *why)
+{
+    r->role = role;
+    r->why = why;
+}
+
+void replica_meta_changed(struct replica *r, bool binding)
+{
+    r->meta_dirty = true;
+    r->meta_binding = r->meta_binding || binding;
+}
+
+void replica_take_log_id(struct replica *r, uint64_t log_id)
+{
+    r->meta.log_id = log_id;
+    replica_meta_changed(r, true);
+}
+
+void replica_promise(struct replica *r, uint64_t epoch)
+{
+    assert(epoch > r->meta.promised);
+    r->meta.promised = epoch;
+    replica_meta_changed(r, true);
+    /* A2: what was verified, was verified against another primary's log. */
+    r->verified = 0;
+    r->commit_told = 0;
+    r->ack_sent = 0;
+    r->ack_due = false;
+    r->beacon_due = false;
+    r->fresh_pending_ms = 0;
+}
+
+void replica_set_leader(struct replica *r, otr_node node, uint64_t incarnation, uint64_t epoch)
+{
+    r->leader = (struct replica_leader){
+        .node = node, .incarnation = incarnation, .epoch = epoch, .heard_ms = r->now_ms, .heard = false};
+    r->suspect_since_ms = 0;
+}
+
+void replica_abdicate(struct replica *r, struct replica_actions *out, const char *why)
+{
+    assert(replica_leads(r));
+    replica_emit(out, REPLICA_DO_ABANDON)->abandon.index = r->answered_index + 1;
+    r->abdicated_epoch = r->epoch;
+    for (uint32_t i = 0; i < r->peers_count; i++) {
+        r->peers[i].joining = false;
+        r->peers[i].granted = false;
+        r->peers[i].needs_seed = false;
+    }
+    r->change.kind = REPLICA_CHANGE_NONE;
+    replica_set_leader(r, r->config.self, r->config.incarnation, r->epoch);
+    replica_become(r, REPLICA_FOLLOWER, why);
+}
+
+/* Puts the meta before everything else of this step: what must be durable comes before what relies on it. */
+static void meta_emit(struct replica *r, struct replica_actions *out)
+{
+    if (!r->meta_dirty) {
+        return;
+    }
+    r->meta_seq++;
+    if (r->meta_binding) {
+        r->meta_needed = r->meta_seq;
+    }
+    r->meta_dirty = false;
+    r->meta_binding = false;
+    (void)replica_emit(out, REPLICA_DO_META);
+    memmove(&out->items[1], &out->items[0], (out->count - 1) * sizeof out->items[0]);
+    out->items[0] = (struct replica_action){.type = REPLICA_DO_META, .meta = {.seq = r->meta_seq, .meta = r->meta}};
+}
+
+static void role_emit(struct replica *r, struct replica_actions *out)
+{
+    uint64_t epoch = replica_leads(r) ? r->epoch : r->leader.epoch;
+    otr_node primary = replica_leads(r) ? r->config.self : r->leader.node;
+    struct replica_action *a;
+
+    if (!replica_leads(r) && primary == r->config.self) {
+        primary = OTR_NODE_NONE; /* we led it once and do no longer */
+    }
+    if (r->told.role == r->role && r->told.epoch == epoch && r->told.primary == primary) {
+        return;
+    }
+    r->told.role = r->role;
+    r->told.epoch = epoch;
+    r->told.primary = primary;
+    a = replica_emit(out, REPLICA_DO_ROLE);
+    a->role.role = r->role;
+    a->role.epoch = epoch;
+    a->role.primary = primary;
+    a->role.why = r->why;
+}
+
+/* --- the coordinator's descriptor --------------------------------------------------------------------------------- */
+
+static void peer_keep(struct replica *r, struct replica_peer *kept, uint32_t *count, otr_node node)
+{
+    const struct replica_peer *old;
+
+    if (node == r->config.self || node == OTR_NODE_NONE) {
+        return;
+    }
+    for (uint32_t i = 0; i < *count; i++) {
+        if (kept[i].node == node) {
+            return;
+        }
+    }
+    old = replica_peer_find(r, node);
+    kept[*count] = old != NULL ? *old
+                               : (struct replica_peer){.node = node,
+                                                       .next = r->last.index + 1,
+                                                       .probing = true,
+                                                       .heard_ms = r->now_ms,
+                                                       .progress_ms = r->now_ms};
+    (*count)++;
+}
+
+static void peers_rebuild(struct replica *r)
+{
+    struct replica_peer kept[REPLICA_PEERS_MAX];
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < r->descriptor.replicas_count; i++) {
+        peer_keep(r, kept, &count, r->descriptor.replicas[i]);
+    }
+    for (uint32_t i = 0; i < r->descriptor.in_sync_count; i++) {
+        peer_keep(r, kept, &count, r->descriptor.in_sync[i].node);
+    }
+    memcpy(r->peers, kept, count * sizeof kept[0]);
+    r->peers_count = count;
+}
+
+static void note_seen(struct replica *r, const struct descriptor *d)
+{
+    if (d->generation != r->meta.seen_generation || d->epoch != r->meta.seen_epoch ||
+        d->version != r->meta.seen_version) {
+        r->meta.seen_generation = d->generation;
+        r->meta.seen_epoch = d->epoch;
+        r->meta.seen_version = d->version;
+        replica_meta_changed(r, false);
+    }
+    if (d->grant_ms > r->meta.grant_ms_max) { /* G4 */
+        r->meta.grant_ms_max = d->grant_ms;
+        replica_meta_changed(r, true);
+    }
+}
+
+/* Whether the coordinator shows the past (D4). A watch that lags behind a read is no such thing: it shows an older
+ * revision too. */
+static bool shown_regressed(struct replica *r, const struct descriptor *d, uint64_t revision,
+                            struct replica_actions *out)
+{
+    struct descriptor seen = {
+        .generation = r->meta.seen_generation, .epoch = r->meta.seen_epoch, .version = r->meta.seen_version};
+
+    if (d != NULL && descriptor_compare(d, &seen) >= 0) {
+        r->regressed_descriptor = false;
+        return false;
+    }
+    if (d == NULL && r->meta.log_id == 0 && seen.generation == 0 && seen.epoch == 0 && seen.version == 0) {
+        return true; /* nothing yet, and nothing lost */
+    }
+    if (!r->descriptor_known || revision > r->descriptor_revision || (d == NULL && revision == 0)) {
+        r->regressed_descriptor = true;
+        replica_alarm(r, out,
+                      d == NULL ? "the coordinator no longer knows this shard: restore it, or bootstrap from survivors"
+                                : "the coordinator shows an older state than this replica has seen: nobody stands, no "
+                                  "set changes; restore it, or bootstrap from survivors");
+    }
+    return true;
+}
+
+static bool victory(const struct replica *r, const struct descriptor *d)
+{
+    int at = descriptor_in_sync(d, r->config.self);
+
+    /* E1: only this incarnation, only once; a late-applied victory counts. Never on a log that is no longer the one
+     * that was elected (E3). */
+    return d->epoch > r->meta.promised && d->epoch > r->abdicated_epoch && d->primary == r->config.self &&
+           d->incarnation == r->config.incarnation && !r->failed && !r->untrusted && !r->seeding && at >= 0 &&
+           d->in_sync[at].log_id == r->meta.log_id;
+}
+
+/* As a non-leader: whom to follow. */
+static void follow_descriptor(struct replica *r, const struct descriptor *d, bool settled)
+{
+    bool named = descriptor_has_replica(d, r->config.self) || descriptor_in_sync(d, r->config.self) >= 0;
+
+    if (r->role == REPLICA_CANDIDATE && settled) {
+        /* V4: whoever changed the descriptor, our transaction has certainly failed. */
+        replica_become(r, REPLICA_FOLLOWER, "another change came first");
+    }
+    if (d->epoch > r->meta.promised) {
+        replica_promise(r, d->epoch);
+    }
+    if (d->epoch == r->meta.promised && r->leader.epoch < d->epoch) {
+        replica_set_leader(r, d->primary, d->incarnation, d->epoch);
+    }
+    if (named && r->role == REPLICA_IDLE) {
+        replica_become(r, REPLICA_FOLLOWER, "the descriptor names this node");
+    } else if (!named && r->role == REPLICA_FOLLOWER) {
+        replica_become(r, REPLICA_IDLE, "the descriptor does not name this node");
+    }
+}
+
+void replica_shown(struct replica *r, const struct descriptor *d, uint64_t revision, struct replica_actions *out)
+{
+    bool settled;
+
+    if (shown_regressed(r, d, revision, out) || (r->descriptor_known && revision < r->descriptor_revision)) {
+        return;
+    }
+    if (d->mode != REPLICA_SYNC) {
+        replica_alarm(r, out, "mode async is not supported: the descriptor is ignored");
+        return;
+    }
+    settled = change_settle(r, revision);
+    if (!r->descriptor_known || descriptor_compare(d, &r->descriptor) != 0) {
+        r->descriptor_seen_ms = r->now_ms;
+    }
+    r->descriptor = *d;
+    r->descriptor_revision = revision;
+    r->descriptor_known = true;
+    peers_rebuild(r);
+    note_seen(r, d);
+    if (replica_leads(r) && d->epoch > r->epoch) {
+        replica_abdicate(r, out, "a higher epoch is published");
+    }
+    if (replica_leads(r)) {
+        return;
+    }
+    if (victory(r, d)) {
+        elect_takeover(r, out);
+    } else {
+        follow_descriptor(r, d, settled);
+    }
+}
+
+/* --- events ------------------------------------------------------------------------------------------------------- */
+
+static void on_msg(struct replica *r, const struct replica_event *ev, struct replica_actions *out)
+{
+    const struct replica_msg *msg = ev->msg.msg;
+    otr_node from = ev->msg.from;
+
+    if (from == r->config.self || r->role == REPLICA_IDLE || msg->generation != replica_generation(r)) {
+        return;
+    }
+    switch (msg->type) {
+    case REPLICA_MSG_APPEND:
+        follow_on_append(r, from, msg, out);
+        break;
+    case REPLICA_MSG_BEACON:
+        follow_on_beacon(r, from, msg, out);
+        break;
+    case REPLICA_MSG_ACK:
+        lead_on_ack(r, from, msg);
+        break;
+    case REPLICA_MSG_REFUSE:
+        lead_on_refuse(r, from, msg, out);
+        break;
+    case REPLICA_MSG_GRANT:
+        lead_on_grant(r, from, msg);
+        break;
+    case REPLICA_MSG_ASK:
+        elect_on_ask(r, from, msg, out);
+        break;
+    case REPLICA_MSG_ANSWER:
+        elect_on_answer(r, from, msg);
+        break;
+    }
+}
+
+static void on_peer(struct replica *r, const struct replica_event *ev)
+{
+    struct replica_link *link = NULL;
+
+    for (size_t i = 0; i < r->links_count; i++) {
+        if (r->links[i].node == ev->peer.node) {
+            link = &r->links[i];
+        }
+    }
+    if (link == NULL) {
+        link = &r->links[r->links_count++]; /* reserved by the step */
+        link->node = ev->peer.node;
+    }
+    link->state = ev->peer.state;
+    link->since_ms = r->now_ms;
+    link->contradicted = false;
+    if (ev->peer.state != REPLICA_PEER_DOWN) {
+        link->incarnation = ev->peer.incarnation;
+    }
+    lead_on_link(r, link);
+}
+
+static void on_lease(struct replica *r, const struct replica_event *ev)
+{
+    /* A watch may lag behind a read. Absence may come without a revision; acting on a wrong one ends in a conflict. */
+    if (r->lease.known && ev->lease.revision < r->lease.revision && (ev->lease.present || ev->lease.revision != 0)) {
+        return;
+    }
+    r->lease = (struct replica_lease){.known = true,
+                                      .present = ev->lease.present,
+                                      .mine = ev->lease.present && ev->lease.mine,
+                                      .node = ev->lease.node,
+                                      .incarnation = ev->lease.incarnation,
+                                      .epoch = ev->lease.epoch,
+                                      .revision = ev->lease.revision};
+}
+
+static void on_coordinator(struct replica *r, const struct replica_event *ev, struct replica_actions *out)
+{
+    if (!ev->coordinator.session_open || !r->session_open) {
+        r->lease.mine = false; /* bound to another session, if it is there at all */
+    }
+    r->session_open = ev->coordinator.session_open;
+    r->reachable = ev->coordinator.reachable;
+    r->regressed_coordinator = ev->coordinator.regressed;
+    if (ev->coordinator.regressed) {
+        replica_alarm(r, out,
+                      "the coordinator is not the one it was, or went back in time: nobody stands, no set changes; "
+                      "restore it, or bootstrap from survivors");
+    }
+}
+
+static void on_log_failed(struct replica *r, struct replica_actions *out)
+{
+    /* E4: nothing that this log holds can be vouched for. The next start draws a new log id. */
+    r->failed = true;
+    if (replica_leads(r)) {
+        replica_abdicate(r, out, "the log failed");
+    }
+    replica_become(r, REPLICA_IDLE, "the log failed");
+    replica_alarm(r, out, "the log failed: the replica takes part in nothing until the process is started again");
+}
+
+static void on_log_synced(struct replica *r, uint64_t index)
+{
+    if (index > r->last.index) {
+        index = r->last.index;
+    }
+    if (!r->seeding && index > r->durable_index) {
+        r->durable_index = index;
+    }
+}
+
+static void dispatch(struct replica *r, const struct replica_event *ev, struct replica_actions *out)
+{
+    switch (ev->type) {
+    case REPLICA_EV_TICK:
+        r->tick = true;
+        break;
+    case REPLICA_EV_WRITE:
+        lead_on_write(r, ev, out);
+        break;
+    case REPLICA_EV_LOG_SYNCED:
+        on_log_synced(r, ev->log_synced.index);
+        break;
+    case REPLICA_EV_META_SYNCED:
+        if (ev->meta_synced.seq > r->meta_synced && ev->meta_synced.seq <= r->meta_seq) {
+            r->meta_synced = ev->meta_synced.seq;
+        }
+        break;
+    case REPLICA_EV_LOG_FAILED:
+        on_log_failed(r, out);
+        break;
+    case REPLICA_EV_MSG:
+        on_msg(r, ev, out);
+        break;
+    case REPLICA_EV_SENT:
+        lead_on_sent(r, ev);
+        break;
+    case REPLICA_EV_PEER:
+        on_peer(r, ev);
+        break;
+    case REPLICA_EV_DESCRIPTOR:
+        replica_shown(r, ev->descriptor.descriptor, ev->descriptor.revision, out);
+        change_on_read(r, ev->descriptor.read, true);
+        break;
+    case REPLICA_EV_LEASE:
+        on_lease(r, ev);
+        break;
+    case REPLICA_EV_READ_FAILED:
+        change_on_read(r, ev->read_failed.read, false);
+        break;
+    case REPLICA_EV_COORDINATOR:
+        on_coordinator(r, ev, out);
+        break;
+    case REPLICA_EV_TXN_DONE:
+        change_on_txn_done(r, ev, out);
+        break;
+    case REPLICA_EV_SEED_SENT:
+        lead_on_seed_sent(r, ev);
+        break;
+    case REPLICA_EV_SEED_BEGIN:
+        follow_on_seed_begin(r, ev, out);
+        break;
+    case REPLICA_EV_SEED_DONE:
+        follow_on_seed_done(r, ev);
+        break;
+    }
+}
+
+/* A process that was stopped for a while heard nobody, which says nothing about the others. Only patience is measured
+ * by these clocks; grants are not touched. */
+static void forgive_own_pause(struct replica *r, uint64_t gap_ms)
+{
+    if (gap_ms <= r->config.timings.replica_timeout_ms / 2) {
+        return;
+    }
+    r->leader.heard_ms += gap_ms;
+    if (r->suspect_since_ms != 0) {
+        r->suspect_since_ms += gap_ms;
+    }
+    for (uint32_t i = 0; i < r->peers_count; i++) {
+        r->peers[i].heard_ms += gap_ms;
+        r->peers[i].progress_ms += gap_ms;
+    }
+}
+
+/* Everything that this event can need: afterwards the step cannot fail. */
+static int step_reserve(struct replica *r, const struct replica_event *ev, struct replica_actions *out)
+{
+    size_t entries = 1;
+    int rv;
+
+    if (ev->type == REPLICA_EV_MSG && ev->msg.msg->type == REPLICA_MSG_APPEND &&
+        ev->msg.msg->append.last_index > ev->msg.msg->append.prev.index) {
+        entries += ev->msg.msg->append.last_index - ev->msg.msg->append.prev.index;
+    }
+    rv = actions_reserve(out);
+    if (rv == 0) {
+        rv = dedup_reserve(&r->dedup, entries);
+    }
+    if (rv == 0) {
+        rv = epochs_reserve(&r->epochs, entries);
+    }
+    if (rv == 0 && ev->type == REPLICA_EV_PEER && r->links_count == r->links_capacity) {
+        size_t capacity = r->links_capacity == 0 ? 8 : r->links_capacity * 2;
+        struct replica_link *links = realloc(r->links, capacity * sizeof *links);
+
+        if (links == NULL) {
+            return OTR_NOMEM;
+        }
+        r->links = links;
+        r->links_capacity = capacity;
+    }
+    return rv;
+}
+
+/* Ends every step. One fact per line; each is ours alone to break. */
+static void replica_check(const struct replica *r)
+{
+    assert(r->committed_index <= r->last.index);
+    assert(r->committed_index <= r->durable_index);
+    assert(r->durable_index <= r->last.index);
+    assert(r->base.index <= r->committed_index);
+    assert(r->last.index == 0 || epochs_at(&r->epochs, r->last.index) == r->last.epoch);
+    assert(r->last.epoch <= r->meta.promised);
+    assert(!replica_leads(r) || r->epoch == r->meta.promised);
+    assert(!replica_leads(r) || r->epoch > r->abdicated_epoch);
+    assert(r->verified <= r->last.index);
+}
+
+int replica_step(struct replica *r, const struct replica_event *ev, struct replica_actions *out)
+{
+    int rv = step_reserve(r, ev, out);
+
+    if (rv != 0) {
+        return rv;
+    }
+    out->count = 0;
+    if (r->failed) {
+        return 0;
+    }
+    if (ev->now_ms > r->now_ms) {
+        forgive_own_pause(r, ev->now_ms - r->now_ms);
+        r->now_ms = ev->now_ms;
+    }
+    r->tick = false;
+    dispatch(r, ev, out);
+    if (!r->failed) {
+        if (r->role != REPLICA_IDLE && r->meta.log_id == 0) {
+            replica_take_log_id(r, r->fresh_log_id);
+        }
+        change_progress(r, out);
+        elect_progress(r, out);
+        lead_progress(r, out);
+        set_progress(r, out);
+        follow_progress(r, out);
+        meta_emit(r, out);
+    }
+    role_emit(r, out);
+    replica_check(r);
+    return 0;
+}
+
+/* --- questions ---------------------------------------------------------------------------------------------------- */
+
+void replica_outcome(struct replica *r, uint64_t index, uint32_t outcome)
+{
+    dedup_outcome(&r->dedup, index, outcome);
+}
+
+void replica_requests(const struct replica *r, void (*cb)(const struct replica_entry *e, uint32_t outcome, void *data),
+                      void *data)
+{
+    for (size_t i = 0; i < r->dedup.count; i++) {
+        const struct dedup_entry *d = dedup_at(&r->dedup, i);
+
+        if (d->position.index <= r->committed_index) {
+            cb(&(struct replica_entry){.position = d->position, .time_ms = d->time_ms, .request_id = d->request_id},
+               d->outcome, data);
+        }
+    }
+}
+
+void replica_status(const struct replica *r, uint64_t now_ms, struct replica_status *status)
+{
+    int at = r->descriptor_known ? descriptor_in_sync(&r->descriptor, r->config.self) : -1;
+
+    *status = (struct replica_status){
+        .role = r->role,
+        .in_sync = at >= 0 && r->descriptor.in_sync[at].log_id == r->meta.log_id && r->meta.log_id != 0,
+        .writable = r->role == REPLICA_PRIMARY && lead_members_min(r) >= r->descriptor.min_in_sync,
+        .epoch = replica_leads(r) ? r->epoch : r->leader.epoch,
+        .promised = r->meta.promised,
+        .log_id = r->meta.log_id,
+        .primary = r->leader.node,
+        .last = r->last,
+        .durable_index = r->durable_index,
+        .committed_index = r->committed_index,
+        .answered_index = r->answered_index,
+        .fresh_ms = r->role == REPLICA_PRIMARY ? now_ms : r->fresh_ms,
+        .descriptor = r->descriptor_known ? &r->descriptor : NULL,
+        .descriptor_revision = r->descriptor_revision,
+        .peers_count = 0,
+    };
+    if (replica_leads(r)) {
+        status->primary = r->config.self;
+    } else if (r->leader.node == r->config.self) {
+        status->primary = OTR_NODE_NONE;
+    }
+    for (uint32_t i = 0; i < r->peers_count && status->peers_count < OTR_REPLICAS_MAX; i++) {
+        const struct replica_peer *p = &r->peers[i];
+
+        status->peers[status->peers_count].node = p->node;
+        status->peers[status->peers_count].acked_index = p->acked;
+        status->peers[status->peers_count].counted = replica_leads(r) && lead_counted(r, p);
+        status->peers[status->peers_count].seeding = p->seeding;
+        status->peers_count++;
+    }
+}

@@ -1,0 +1,276 @@
+#include "sidecar/core/replica_internal.h"
+
+uint64_t elect_grant_ms(const struct replica *r)
+{
+    uint64_t grant_ms = r->meta.grant_ms_max;
+
+    return r->descriptor_known && r->descriptor.grant_ms > grant_ms ? r->descriptor.grant_ms : grant_ms;
+}
+
+bool elect_evidence(const struct replica *r)
+{
+    const struct replica_link *link;
+
+    if (r->leader.node == r->config.self) {
+        return true; /* an earlier incarnation of ours, or a reign that we gave up (E1) */
+    }
+    link = replica_link_find(r, r->leader.node);
+    if (link == NULL || link->contradicted) {
+        return false;
+    }
+    return (link->state == REPLICA_PEER_DEAD && link->incarnation == r->leader.incarnation) ||
+           (link->state == REPLICA_PEER_UP && link->incarnation != r->leader.incarnation);
+}
+
+/* --- questions and answers (V3) ----------------------------------------------------------------------------------- */
+
+void elect_on_ask(struct replica *r, otr_node from, const struct replica_msg *msg, struct replica_actions *out)
+{
+    struct replica_msg answer = {.type = REPLICA_MSG_ANSWER, .epoch = r->meta.promised};
+    bool meant = r->leader.node == msg->ask.primary && r->leader.incarnation == msg->ask.incarnation;
+    uint64_t silence_ms = r->now_ms - (meant ? r->leader.heard_ms : r->config.process_start_ms);
+
+    answer.answer.nonce = msg->ask.nonce;
+    answer.answer.log_id = r->untrusted || r->seeding ? 0 : r->meta.log_id;
+    answer.answer.last = replica_position(r, r->durable_index);
+    if (replica_leads(r)) {
+        answer.answer.hears_primary = meant; /* it is us */
+        answer.answer.silent = !meant;
+    } else {
+        answer.answer.hears_primary = meant && r->role == REPLICA_FOLLOWER && r->leader.heard &&
+                                      silence_ms < elect_grant_ms(r) && !elect_evidence(r);
+        answer.answer.silent = silence_ms >= r->config.timings.suspect_timeout_ms;
+    }
+    replica_send(r, out, from, &answer);
+}
+
+void elect_on_answer(struct replica *r, otr_node from, const struct replica_msg *msg)
+{
+    struct replica_peer *p = replica_peer_find(r, from);
+
+    if (p == NULL || r->suspect_since_ms == 0 || msg->answer.nonce != r->ask_nonce) {
+        return;
+    }
+    p->answered = true;
+    p->answer_ms = r->now_ms;
+    p->answer_log_id = msg->answer.log_id;
+    p->answer_last = msg->answer.last;
+    p->answer_hears = msg->answer.hears_primary;
+    p->answer_silent = msg->answer.silent;
+    if (msg->epoch > r->meta.promised) { /* somebody already leads on */
+        p->answer_hears = true;
+        change_want_read(r);
+    }
+}
+
+static void ask(struct replica *r, struct replica_actions *out)
+{
+    struct replica_msg msg = {.type = REPLICA_MSG_ASK, .epoch = r->meta.promised};
+
+    if (r->now_ms - r->ask_ms < r->config.timings.patience_ms / 2) {
+        return;
+    }
+    r->ask_ms = r->now_ms;
+    msg.ask.nonce = r->ask_nonce;
+    msg.ask.primary = r->leader.node;
+    msg.ask.incarnation = r->leader.incarnation;
+    for (uint32_t i = 0; i < r->descriptor.in_sync_count; i++) {
+        if (r->descriptor.in_sync[i].node != r->config.self) {
+            replica_send(r, out, r->descriptor.in_sync[i].node, &msg);
+        }
+    }
+}
+
+static void suspect(struct replica *r)
+{
+    r->suspect_since_ms = r->now_ms;
+    r->ask_nonce++;
+    r->ask_ms = 0;
+    for (uint32_t i = 0; i < r->peers_count; i++) {
+        r->peers[i].answered = false;
+    }
+}
+
+/* --- standing ----------------------------------------------------------------------------------------------------- */
+
+/* What the other members said, counted. */
+struct poll {
+    uint32_t answered; /* self included */
+    uint32_t hear;     /* still hear the primary */
+    uint32_t restless; /* heard it within suspect_timeout, or could be asked and did not say yet */
+    uint32_t missed;   /* did not answer; the primary itself is not missed */
+    uint32_t better;   /* V6 */
+};
+
+static uint32_t preference(const struct replica *r, otr_node node)
+{
+    uint32_t i = 0;
+
+    while (i < r->descriptor.replicas_count && r->descriptor.replicas[i] != node) {
+        i++;
+    }
+    return i;
+}
+
+static bool better(const struct replica *r, const struct replica_peer *p) /* V6 */
+{
+    int order = otr_position_compare(p->answer_last, replica_position(r, r->durable_index));
+
+    return order > 0 || (order == 0 && preference(r, p->node) < preference(r, r->config.self));
+}
+
+static struct poll poll_members(struct replica *r)
+{
+    struct poll poll = {.answered = 1};
+
+    for (uint32_t i = 0; i < r->descriptor.in_sync_count; i++) {
+        const struct member *m = &r->descriptor.in_sync[i];
+        const struct replica_peer *p = replica_peer_find(r, m->node);
+
+        if (m->node == r->config.self || p == NULL) {
+            continue;
+        }
+        if (p->answered && p->answer_log_id == m->log_id &&
+            r->now_ms - p->answer_ms <= 2 * (uint64_t)r->config.timings.patience_ms) {
+            poll.answered++;
+            poll.hear += p->answer_hears;
+            poll.restless += !p->answer_silent;
+            poll.better += better(r, p);
+        } else if (m->node != r->leader.node) {
+            poll.missed++;
+            poll.restless += replica_connected(r, m->node);
+        }
+    }
+    return poll;
+}
+
+/* The descriptor of our reign (V5). */
+static void stand(struct replica *r, struct replica_actions *out)
+{
+    struct descriptor d = r->descriptor;
+    struct otr_position committed = replica_position(r, r->committed_index);
+    uint32_t kept = 0;
+
+    if (d.epoch == 0) {
+        d.in_sync[0] = (struct member){.node = r->config.self, .log_id = r->meta.log_id};
+        kept = 1;
+    }
+    for (uint32_t i = 0; i < d.in_sync_count; i++) {
+        if (d.in_sync[i].node == r->config.self || d.in_sync[i].node != d.primary) {
+            d.in_sync[kept++] = d.in_sync[i];
+        }
+    }
+    d.in_sync_count = kept;
+    d.epoch = (d.epoch > r->meta.promised ? d.epoch : r->meta.promised) + 1; /* E2 */
+    d.version++;
+    d.primary = r->config.self;
+    d.incarnation = r->config.incarnation;
+    if (otr_position_compare(committed, d.position) > 0) {
+        d.position = committed;
+    }
+    /* From here on nothing of the old epoch is acknowledged or granted: see replica_follow.c. */
+    replica_become(r, REPLICA_CANDIDATE, "stands for a new epoch");
+    change_start(r, REPLICA_CHANGE_ELECT, &d, out);
+}
+
+static bool eligible(const struct replica *r)
+{
+    int at = descriptor_in_sync(&r->descriptor, r->config.self);
+
+    if (r->untrusted || r->seeding || r->meta.log_id == 0) {
+        return false;
+    }
+    if (r->descriptor.epoch == 0) {
+        return descriptor_has_replica(&r->descriptor, r->config.self);
+    }
+    /* E3; E4: a log that ends before what was committed at the last change has lost something. */
+    return at >= 0 && r->descriptor.in_sync[at].log_id == r->meta.log_id &&
+           otr_position_compare(replica_position(r, r->durable_index), r->descriptor.position) >= 0;
+}
+
+static bool ready_to_stand(const struct replica *r)
+{
+    return change_possible(r) && r->session_open && r->lease.known && replica_meta_settled(r);
+}
+
+/* A shard that nobody ever led: the first of the list at once, the others in their turn. */
+static void stand_first(struct replica *r, struct replica_actions *out)
+{
+    uint64_t wait_ms = (uint64_t)preference(r, r->config.self) * r->config.timings.patience_ms;
+
+    if (r->now_ms - r->descriptor_seen_ms >= wait_ms && ready_to_stand(r)) {
+        stand(r, out);
+    }
+}
+
+static void consider(struct replica *r, bool evidence, bool lease_gone, uint64_t silence_ms,
+                     struct replica_actions *out)
+{
+    struct poll poll = poll_members(r);
+    uint64_t patience_ms = r->config.timings.patience_ms;
+    uint64_t waited_ms = r->now_ms - r->suspect_since_ms;
+    uint32_t needed = r->descriptor.min_in_sync < r->descriptor.in_sync_count ? r->descriptor.min_in_sync
+                                                                              : r->descriptor.in_sync_count;
+    bool enough = poll.answered >= needed && poll.hear == 0;
+
+    if (!evidence && !(lease_gone && silence_ms >= elect_grant_ms(r))) {
+        enough = enough && poll.restless == 0; /* silence alone convinces only when it is everybody's */
+    }
+    if (enough && waited_ms >= poll.better * patience_ms) {
+        stand(r, out);
+    } else if (lease_gone && waited_ms >= (1 + poll.missed + poll.hear + poll.better) * patience_ms) {
+        stand(r, out);
+    }
+}
+
+void elect_progress(struct replica *r, struct replica_actions *out)
+{
+    uint64_t silence_ms = r->now_ms - r->leader.heard_ms;
+    bool evidence, lease_gone;
+
+    if (r->role != REPLICA_FOLLOWER || !r->descriptor_known || !eligible(r)) {
+        r->suspect_since_ms = 0;
+        return;
+    }
+    if (!r->lease.known && r->session_open) {
+        change_want_read(r);
+    }
+    if (r->descriptor.epoch == 0) {
+        stand_first(r, out);
+        return;
+    }
+    evidence = elect_evidence(r);
+    lease_gone = r->lease.known && !(r->lease.present && r->lease.node == r->leader.node &&
+                                     r->lease.incarnation == r->leader.incarnation);
+    if (!evidence && !(lease_gone && silence_ms >= elect_grant_ms(r)) &&
+        silence_ms < r->config.timings.suspect_timeout_ms) {
+        r->suspect_since_ms = 0;
+        return;
+    }
+    if (r->suspect_since_ms == 0) {
+        suspect(r);
+    }
+    if (r->descriptor.epoch != r->leader.epoch) {
+        change_want_read(r); /* we know of a later epoch than the descriptor that we have */
+        return;
+    }
+    ask(r, out);
+    if (ready_to_stand(r)) {
+        consider(r, evidence, lease_gone, silence_ms, out);
+    }
+}
+
+/* --- winning ------------------------------------------------------------------------------------------------------ */
+
+void elect_takeover(struct replica *r, struct replica_actions *out)
+{
+    /* G4: grants are not durable, so a fresh process waits out what an earlier one may have given. */
+    uint64_t start_ms = r->config.process_start_ms + elect_grant_ms(r) * (100 + REPLICA_DRIFT_PERCENT) / 100 + 1;
+
+    replica_promise(r, r->descriptor.epoch);
+    r->epoch = r->descriptor.epoch;
+    r->commit_from_ms = r->granted_until_ms > start_ms ? r->granted_until_ms : start_ms;
+    replica_set_leader(r, r->config.self, r->config.incarnation, r->epoch);
+    replica_become(r, REPLICA_TAKEOVER, "elected");
+    lead_start(r, out);
+}
