@@ -2,7 +2,7 @@
  * (PROTOCOL D3): etcd was seen to apply a put 14 s after it had answered "request timed out". */
 #include "backends/etcd/etcd.h"
 
-#include "sidecar/io/log.h"
+#include "sidecar/core/txn_check.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -88,73 +88,20 @@ static int write_start(struct etcd *etcd, const struct write *like, struct etcd_
 
 /* --- transactions ----------------------------------------------------------------------------------------------- */
 
-static int compare_check(const struct otr_compare *compare)
+/* What is particular about etcd: session ids are lease ids. */
+static int ids_check(const struct otr_txn *txn)
 {
-    if (compare->key == NULL || compare->key[0] == '\0') {
-        return OTR_INVALID;
-    }
-    switch (compare->type) {
-    case OTR_COMPARE_ABSENT:
-    case OTR_COMPARE_UNMODIFIED:
-        return 0;
-    case OTR_COMPARE_SESSION:
-        return compare->session != NULL && etcd_lease_parse(compare->session) != 0 ? 0 : OTR_INVALID;
-    }
-    return OTR_INVALID;
-}
-
-static int op_check(const struct otr_op *op)
-{
-    if (op->key == NULL || op->key[0] == '\0' || (op->value == NULL && op->value_bytes > 0)) {
-        return OTR_INVALID;
-    }
-    switch (op->type) {
-    case OTR_OP_PUT:
-    case OTR_OP_DELETE:
-        return 0;
-    case OTR_OP_PUT_BOUND:
-        /* A session without id was never open: nothing can be bound to it. */
-        return op->session == NULL ? OTR_INVALID : etcd_lease_parse(op->session->id) != 0 ? 0 : OTR_SESSION;
-    }
-    return OTR_INVALID;
-}
-
-/* etcd itself takes 128 operations, 128 compares and 1.5 MB; the portable limits are lower, and a program that keeps
- * to them works with every backend. */
-static int txn_check(const struct otr_txn *txn)
-{
-    size_t bytes = 0;
-    int rv;
-
-    if (txn->compares_count > OTR_TXN_MAX || txn->ops_count > OTR_TXN_MAX - txn->compares_count) {
-        return OTR_TOOBIG;
-    }
     for (size_t i = 0; i < txn->compares_count; i++) {
-        rv = compare_check(&txn->compares[i]);
-        if (rv != 0) {
-            return rv;
+        if (txn->compares[i].type == OTR_COMPARE_SESSION && etcd_lease_parse(txn->compares[i].session) == 0) {
+            return OTR_INVALID;
         }
-        bytes += strlen(txn->compares[i].key);
     }
     for (size_t i = 0; i < txn->ops_count; i++) {
-        rv = op_check(&txn->ops[i]);
-        if (rv != 0) {
-            return rv;
-        }
-        for (size_t j = 0; j < i; j++) {
-            if (strcmp(txn->ops[i].key, txn->ops[j].key) == 0) {
-                return OTR_INVALID;
-            }
-        }
-        bytes += strlen(txn->ops[i].key);
-        if (txn->ops[i].type != OTR_OP_DELETE) {
-            if (txn->ops[i].value_bytes > OTR_TXN_BYTES_MAX) {
-                return OTR_TOOBIG;
-            }
-            bytes += txn->ops[i].value_bytes;
+        if (txn->ops[i].type == OTR_OP_PUT_BOUND && etcd_lease_parse(txn->ops[i].session->id) == 0) {
+            return OTR_SESSION;
         }
     }
-    return bytes <= OTR_TXN_BYTES_MAX ? 0 : OTR_TOOBIG;
+    return 0;
 }
 
 static void add_key(struct etcd_text *body, const char *key)
@@ -221,6 +168,7 @@ int etcd_txn_op(struct otr_backend *b, struct otr_txn_req *req, const struct otr
     struct etcd_text body = {0};
     int rv = txn_check(txn);
 
+    rv = rv != 0 ? rv : ids_check(txn);
     if (rv != 0) {
         return rv;
     }

@@ -22,6 +22,7 @@ struct world_driver {
     void (*close)(struct world *w);
 };
 extern const struct world_driver world_etcd;
+extern const struct world_driver world_fake;
 
 struct world {
     uv_loop_t loop;
@@ -39,6 +40,10 @@ struct world {
     Test(etcd, name, .timeout = 60)           \
     {                                         \
         world_run(&world_etcd, case_##name);  \
+    }                                         \
+    Test(fake, name, .timeout = 60)           \
+    {                                         \
+        world_run(&world_fake, case_##name);  \
     }                                         \
     static void case_##name(struct world *w)
 
