@@ -86,7 +86,8 @@ struct peer_config {
 /* OTR_INUSE, OTR_INVALID with words that name the address. */
 int peer_hub_new(struct peer_hub **hub, const struct peer_config *config, struct otr_errmsg *msg);
 uint16_t peer_hub_port(const struct peer_hub *hub);
-/* Closes links (their calls end with OTR_CANCELED) and connections, then frees and calls cb. */
+/* Closes links (their calls end with OTR_CANCELED) and connections, then frees and calls cb. Incoming Seeds break off;
+ * other incoming calls must still be answered once, before or after, into the void. */
 void peer_hub_close(struct peer_hub *hub, void (*cb)(void *data), void *data);
 
 struct peer_link *peer_link_open(struct peer_hub *hub, const char *node, const char *host, uint16_t port, void *data);
@@ -102,8 +103,10 @@ bool peer_link_up(const struct peer_link *link);
 int peer_link_send(struct peer_link *link, enum peer_lane lane, const ProtobufCMessage *frame);
 size_t peer_link_queued(const struct peer_link *link, enum peer_lane lane);
 
-/* A unary call. status: 0 and the reply (lent); OTR_UNREACHABLE: certainly not processed (never sent); OTR_UNKNOWN:
- * sent, no answer (connection lost, timeout); OTR_CANCELED; OTR_PROTO. */
+/* A unary call. Returns 0, and cb comes once, later (also when not UP: OTR_UNREACHABLE); or OTR_NOMEM, OTR_TOOBIG, and
+ * cb never comes. timeout_ms 0: none; the peer learns of it as grpc-timeout. status: 0 and the reply (lent);
+ * OTR_UNREACHABLE: certainly not processed (never sent); OTR_UNKNOWN: sent, no answer (connection lost, timeout);
+ * OTR_CANCELED; OTR_PROTO. */
 typedef void (*peer_reply_cb)(void *data, int status, const ProtobufCMessage *reply, const struct otr_errmsg *msg);
 int peer_link_call(struct peer_link *link, enum peer_method method, const ProtobufCMessage *request,
                    uint32_t timeout_ms, peer_reply_cb cb, void *data);
@@ -116,15 +119,17 @@ void peer_call_next(struct peer_call *call); /* SEED */
 void peer_call_set_data(struct peer_call *call, void *data);
 void *peer_call_data(const struct peer_call *call);
 
-/* An outgoing Seed stream. room fires when the queue is below 1 MiB (first: soon after open) and again after each send
- * that filled it. done fires once: SeedReply, or an error as in peer_link_call. */
+/* An outgoing Seed stream. OTR_UNREACHABLE when not UP, OTR_NOMEM: neither callback comes. room fires when the queue is
+ * below 1 MiB (first: soon after open) and again after each send that filled it. done fires once: SeedReply, or an
+ * error as in peer_link_call; the stream is gone afterwards. */
 typedef void (*peer_room_cb)(void *data, struct peer_stream *stream);
 int peer_seed_open(struct peer_link *link, struct peer_stream **stream, peer_room_cb room, peer_reply_cb done,
                    void *data);
-/* OTR_BUSY: wait for room. */
+/* OTR_BUSY: wait for room. OTR_UNREACHABLE: over, done comes. OTR_TOOBIG, OTR_NOMEM. */
 int peer_seed_send(struct peer_stream *stream, const Outrigger__V1__SeedFrame *frame);
 /* No more frames. */
 void peer_seed_finish(struct peer_stream *stream);
+/* done comes with OTR_CANCELED. */
 void peer_seed_cancel(struct peer_stream *stream);
 
 #endif

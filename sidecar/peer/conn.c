@@ -1,0 +1,681 @@
+#include "sidecar/peer/conn.h"
+
+#include "sidecar/io/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    CONTROL_BYTES_MAX = 20 << 10, /* room for one control frame, as nghttp2 hands it out */
+    COPY_BYTES_MAX = 2 << 10,     /* smaller pieces of messages are copied: cheaper than a buffer of their own */
+    FLUSH_BYTES_MAX = 4 << 20,    /* in one go, then other connections have their turn */
+    FRAME_BUFS_MAX = 2 * (CONN_FRAME_BYTES / COPY_BYTES_MAX) + 4,
+    HEADER_LIST_BYTES = STREAM_HEADER_BYTES_MAX,
+};
+
+/* --- the end ------------------------------------------------------------------------------------------------------ */
+
+static void batch_release(struct conn *c)
+{
+    for (unsigned i = 0; i < c->refs_count; i++) {
+        message_release(c->refs[i]);
+    }
+    c->refs_count = 0;
+    c->bufs_count = 0;
+    c->arena_bytes = 0;
+    c->batch_bytes = 0;
+}
+
+static void on_socket_closed(uv_handle_t *handle)
+{
+    struct conn *c = handle->data;
+    struct peer_hub *hub = c->hub;
+
+    batch_release(c);
+    free(c->arena);
+    free(c);
+    hub_handle_closed(hub);
+}
+
+static void conn_end(struct conn *c)
+{
+    const struct conn_ops *ops = c->ops;
+
+    assert(c->depth == 0);
+    if (c->ending) {
+        return;
+    }
+    c->ending = true;
+    list_remove(&c->flush_node);
+    hub_task_cancel(&c->fail_task);
+    if (ops != NULL) {
+        ops->on_ending(c);
+    }
+    while (!list_empty(&c->streams)) {
+        stream_close(list_item(c->streams.next, struct stream, sibling), true, 0);
+    }
+    if (c->session != NULL) {
+        nghttp2_session_del(c->session);
+        c->session = NULL;
+    }
+    list_remove(&c->node);
+    uv_close((uv_handle_t *)&c->tcp, on_socket_closed);
+    if (c->ops != NULL) {
+        c->ops->on_end(c, c->uv_status, &c->why);
+    }
+}
+
+static void run_fail(struct hub_task *task)
+{
+    conn_end(list_item(task, struct conn, fail_task));
+}
+
+void conn_fail(struct conn *c, const char *format, ...)
+{
+    va_list args;
+
+    if (c->failed || c->ending) {
+        return;
+    }
+    c->failed = true;
+    va_start(args, format);
+    vsnprintf(c->why.text, sizeof c->why.text, format, args);
+    va_end(args);
+    hub_defer(c->hub, &c->fail_task);
+}
+
+void conn_close(struct conn *c)
+{
+    c->ops = NULL;
+    conn_end(c);
+}
+
+/* --- writing ------------------------------------------------------------------------------------------------------ */
+
+/* Appends a copy. The caller has checked that the arena has room. */
+static void batch_copy(struct conn *c, const uint8_t *data, size_t bytes)
+{
+    uint8_t *at = c->arena + c->arena_bytes;
+    uv_buf_t *last = c->bufs_count > 0 ? &c->bufs[c->bufs_count - 1] : NULL;
+
+    assert(c->arena_bytes + bytes <= CONN_ARENA_BYTES);
+    memcpy(at, data, bytes);
+    c->arena_bytes += bytes;
+    c->batch_bytes += bytes;
+    if (last != NULL && (uint8_t *)last->base + last->len == at) {
+        last->len += bytes;
+        return;
+    }
+    assert(c->bufs_count < CONN_BATCH_BUFS);
+    c->bufs[c->bufs_count++] = uv_buf_init((char *)at, (unsigned)bytes);
+}
+
+static void batch_refer(struct conn *c, struct message *m, size_t offset, size_t bytes)
+{
+    assert(c->bufs_count < CONN_BATCH_BUFS);
+    m->refs++;
+    c->refs[c->refs_count++] = m;
+    c->bufs[c->bufs_count++] = uv_buf_init((char *)m->data + offset, (unsigned)bytes);
+    c->batch_bytes += bytes;
+}
+
+static bool batch_has_room(const struct conn *c, size_t frame_bytes)
+{
+    return c->batch_bytes < CONN_BATCH_BYTES && c->bufs_count + FRAME_BUFS_MAX <= CONN_BATCH_BUFS &&
+           c->arena_bytes + frame_bytes + CONTROL_BYTES_MAX <= CONN_ARENA_BYTES;
+}
+
+/* One DATA frame: its header and the next `length` bytes of the stream's queue. */
+static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *header, size_t length,
+                        nghttp2_data_source *source, void *data)
+{
+    struct conn *c = data;
+    struct stream *s = source->ptr;
+
+    (void)session;
+    assert(frame->data.padlen == 0); /* We ask for none. */
+    if (!batch_has_room(c, length + 9)) {
+        return NGHTTP2_ERR_WOULDBLOCK;
+    }
+    batch_copy(c, header, 9);
+    s->out_bytes -= length;
+    while (length > 0) {
+        struct message *m = s->out_first;
+        size_t take = m->bytes - s->out_offset;
+
+        take = take < length ? take : length;
+        if (take <= COPY_BYTES_MAX) {
+            batch_copy(c, m->data + s->out_offset, take);
+        } else {
+            batch_refer(c, m, s->out_offset, take);
+        }
+        s->out_offset += take;
+        length -= take;
+        if (s->out_offset == m->bytes) {
+            s->out_first = m->next;
+            if (s->out_first == NULL) {
+                s->out_end = &s->out_first;
+            }
+            s->out_offset = 0;
+            message_release(m);
+        }
+    }
+    if (s->ops != NULL && s->ops->on_written != NULL) {
+        s->ops->on_written(s);
+    }
+    return batch_has_room(c, 0) ? 0 : NGHTTP2_ERR_PAUSE;
+}
+
+static void gather(struct conn *c)
+{
+    while (batch_has_room(c, 0)) {
+        const uint8_t *data;
+        ssize_t bytes;
+
+        c->depth++;
+        bytes = nghttp2_session_mem_send(c->session, &data);
+        c->depth--;
+        if (bytes < 0) {
+            conn_fail(c, "%s", nghttp2_strerror((int)bytes));
+            return;
+        }
+        if (bytes == 0) {
+            return;
+        }
+        if ((size_t)bytes > CONN_ARENA_BYTES - c->arena_bytes) {
+            conn_fail(c, "control frame of %zd bytes", bytes);
+            return;
+        }
+        batch_copy(c, data, (size_t)bytes);
+    }
+}
+
+static void on_written(uv_write_t *write, int status)
+{
+    struct conn *c = write->data;
+
+    c->writing = false;
+    batch_release(c);
+    if (c->ending) {
+        return;
+    }
+    if (status != 0) {
+        conn_fail(c, "write: %s", uv_strerror(status));
+        return;
+    }
+    conn_touch(c);
+}
+
+/* Writes what the socket takes at once; the rest becomes the one write that is under way. */
+static bool batch_write(struct conn *c)
+{
+    uv_buf_t *bufs = c->bufs;
+    unsigned count = c->bufs_count;
+    int rv = uv_try_write((uv_stream_t *)&c->tcp, bufs, count);
+
+    if (rv < 0 && rv != UV_EAGAIN) {
+        conn_fail(c, "write: %s", uv_strerror(rv));
+        return false;
+    }
+    if (rv > 0) {
+        size_t written = (size_t)rv;
+
+        while (count > 0 && written >= bufs->len) {
+            written -= bufs->len;
+            bufs++;
+            count--;
+        }
+        if (count > 0) {
+            bufs->base += written;
+            bufs->len -= written;
+        }
+    }
+    if (count == 0) {
+        batch_release(c);
+        return true;
+    }
+    c->write.data = c;
+    rv = uv_write(&c->write, (uv_stream_t *)&c->tcp, bufs, count, on_written);
+    if (rv != 0) {
+        conn_fail(c, "write: %s", uv_strerror(rv));
+        return false;
+    }
+    c->writing = true;
+    return false;
+}
+
+void conn_flush(struct conn *c)
+{
+    size_t total = 0;
+
+    if (!c->started || c->ending) {
+        return;
+    }
+    while (!c->writing && !c->failed) {
+        size_t bytes;
+
+        gather(c);
+        bytes = c->batch_bytes;
+        total += bytes;
+        if (bytes == 0 || !batch_write(c)) {
+            break;
+        }
+        if (total >= FLUSH_BYTES_MAX) {
+            conn_touch(c);
+            break;
+        }
+    }
+    if (!c->writing && !nghttp2_session_want_read(c->session) && !nghttp2_session_want_write(c->session)) {
+        struct otr_errmsg detail = c->why; /* nghttp2 has said GOAWAY, and before that why. */
+
+        conn_fail(c, "HTTP/2 error%s%s", detail.text[0] != '\0' ? ": " : "", detail.text);
+    }
+}
+
+void conn_touch(struct conn *c)
+{
+    if (!c->ending) {
+        hub_flush_later(c->hub, &c->flush_node);
+    }
+}
+
+void conn_goodbye(struct conn *c)
+{
+    if (c->started && !c->ending && !c->failed) {
+        nghttp2_session_terminate_session(c->session, NGHTTP2_NO_ERROR);
+        conn_flush(c);
+    }
+}
+
+void conn_ping(struct conn *c)
+{
+    c->pinged_ms = uv_now(c->hub->config.loop);
+    if (nghttp2_submit_ping(c->session, NGHTTP2_FLAG_NONE, NULL) != 0) {
+        conn_fail(c, "out of memory");
+    }
+    conn_touch(c);
+}
+
+/* --- nghttp2's callbacks ------------------------------------------------------------------------------------------ */
+
+static ssize_t on_frame_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t session_window,
+                               int32_t stream_window, uint32_t frame_bytes_max, void *data)
+{
+    int32_t length = session_window < stream_window ? session_window : stream_window;
+
+    (void)session;
+    (void)type;
+    (void)id;
+    (void)data;
+    length = length < (int32_t)frame_bytes_max ? length : (int32_t)frame_bytes_max;
+    return length < CONN_FRAME_BYTES ? length : CONN_FRAME_BYTES;
+}
+
+static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *data)
+{
+    struct conn *c = data;
+    struct stream *s;
+
+    if (!c->server || frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
+        return 0;
+    }
+    s = stream_new(c, frame->hd.stream_id);
+    if (s == NULL) {
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    }
+    nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, s);
+    return 0;
+}
+
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_bytes,
+                     const uint8_t *value, size_t value_bytes, uint8_t flags, void *data)
+{
+    struct stream *s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+
+    (void)flags;
+    (void)data;
+    if (s == NULL) {
+        return 0;
+    }
+    return stream_header(s, name, name_bytes, value, value_bytes) ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
+
+static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes, size_t length,
+                         void *data)
+{
+    struct stream *s = nghttp2_session_get_stream_user_data(session, id);
+
+    (void)flags;
+    (void)data;
+    if (s != NULL) {
+        stream_receive(s, bytes, length);
+    } else if (nghttp2_session_consume(session, id, length) == NGHTTP2_ERR_NOMEM) {
+        return NGHTTP2_ERR_NOMEM;
+    }
+    return 0;
+}
+
+static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *data)
+{
+    struct conn *c = data;
+    struct stream *s = NULL;
+
+    switch (frame->hd.type) {
+    case NGHTTP2_SETTINGS:
+        c->greeted = true;
+        return 0;
+    case NGHTTP2_GOAWAY:
+        if (!c->server) {
+            conn_fail(c, "the peer closes the connection (%s)", nghttp2_http2_strerror(frame->goaway.error_code));
+        }
+        return 0;
+    case NGHTTP2_HEADERS:
+    case NGHTTP2_DATA:
+        s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+        break;
+    default:
+        break;
+    }
+    if (s == NULL) {
+        return 0;
+    }
+    if (c->server && frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+        c->ops->on_stream(c, s);
+    }
+    if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
+        stream_remote_ended(s);
+    }
+    return 0;
+}
+
+static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t error, void *data)
+{
+    struct stream *s = nghttp2_session_get_stream_user_data(session, id);
+    struct conn *c = data;
+
+    if (s != NULL) {
+        nghttp2_session_set_stream_user_data(session, id, NULL);
+        stream_close(s, false, error);
+    }
+    if (c->streams_count == 0) {
+        c->busy_ms = uv_now(c->hub->config.loop);
+    }
+    return 0;
+}
+
+static int on_before_frame_send(nghttp2_session *session, const nghttp2_frame *frame, void *data)
+{
+    struct conn *c = data;
+    struct stream *s;
+
+    if (!c->server && frame->hd.type == NGHTTP2_HEADERS) {
+        s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+        if (s != NULL) {
+            s->exposed = true;
+        }
+    }
+    return 0;
+}
+
+static int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *data)
+{
+    const struct conn *c = data;
+
+    /* An answer before the request's end: whatever else comes of it is not wanted (RFC 9113, 8.1). */
+    if (c->server && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0 && frame->hd.type == NGHTTP2_HEADERS &&
+        nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id) == 0) {
+        return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+    }
+    return 0;
+}
+
+static int on_error(nghttp2_session *session, int code, const char *text, size_t bytes, void *data)
+{
+    struct conn *c = data;
+
+    (void)session;
+    (void)code;
+    if (c->why.text[0] == '\0') {
+        snprintf(c->why.text, sizeof c->why.text, "%.*s", (int)(bytes < 300 ? bytes : 300), text);
+    }
+    return 0;
+}
+
+static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error, void *data)
+{
+    struct conn *c = data;
+
+    (void)session;
+    LOG_LIMITED(LOG_WARN, "peer", "%s sent an invalid frame of type %u: %s", c->remote, frame->hd.type,
+                nghttp2_strerror(error));
+    return 0;
+}
+
+/* --- reading ------------------------------------------------------------------------------------------------------ */
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+    const struct conn *c = handle->data;
+
+    /* One buffer for all: what is read is used up before the next read. */
+    (void)suggested;
+    *buf = uv_buf_init((char *)c->hub->read_buffer, HUB_READ_BYTES);
+}
+
+static void on_read(uv_stream_t *tcp, ssize_t bytes, const uv_buf_t *buf)
+{
+    struct conn *c = tcp->data;
+
+    if (bytes > 0) {
+        ssize_t used;
+
+        c->heard_ms = uv_now(c->hub->config.loop);
+        c->depth++;
+        used = nghttp2_session_mem_recv(c->session, (const uint8_t *)buf->base, (size_t)bytes);
+        c->depth--;
+        if (used < 0) {
+            struct otr_errmsg detail = c->why;
+
+            conn_fail(c, "%s%s%s", nghttp2_strerror((int)used), detail.text[0] != '\0' ? ": " : "", detail.text);
+        }
+        conn_touch(c);
+    } else if (bytes < 0) {
+        c->uv_status = (int)bytes;
+        conn_fail(c, "%s", bytes == UV_EOF ? "the peer closed the connection" : uv_strerror((int)bytes));
+    }
+    if (c->failed) {
+        conn_end(c); /* At once, not at the end of the turn: this is how a dead peer shows itself. */
+    }
+}
+
+/* --- set-up ------------------------------------------------------------------------------------------------------- */
+
+static int session_create(struct conn *c)
+{
+    nghttp2_session_callbacks *callbacks;
+    nghttp2_option *option;
+    int rv = nghttp2_session_callbacks_new(&callbacks);
+
+    if (rv != 0) {
+        return rv;
+    }
+    rv = nghttp2_option_new(&option);
+    if (rv != 0) {
+        nghttp2_session_callbacks_del(callbacks);
+        return rv;
+    }
+    nghttp2_option_set_no_auto_window_update(option, 1);
+    nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);
+    nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, on_frame_length);
+    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    nghttp2_session_callbacks_set_before_frame_send_callback(callbacks, on_before_frame_send);
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent);
+    nghttp2_session_callbacks_set_error_callback2(callbacks, on_error);
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);
+    rv = c->server ? nghttp2_session_server_new2(&c->session, callbacks, c, option)
+                   : nghttp2_session_client_new2(&c->session, callbacks, c, option);
+    nghttp2_option_del(option);
+    nghttp2_session_callbacks_del(callbacks);
+    return rv;
+}
+
+static int session_start(struct conn *c)
+{
+    nghttp2_settings_entry settings[] = {
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, CONN_STREAM_WINDOW},
+        {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, CONN_FRAME_BYTES},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HEADER_LIST_BYTES},
+        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, c->server ? CONN_STREAMS_MAX : 0},
+        {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+    };
+    int rv = session_create(c);
+
+    if (rv != 0) {
+        return rv;
+    }
+    rv = nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings, c->server ? 4 : 5);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = nghttp2_session_set_local_window_size(c->session, NGHTTP2_FLAG_NONE, 0, CONN_WINDOW);
+    if (rv != 0) {
+        return rv;
+    }
+    c->started = true;
+    return 0;
+}
+
+/* The socket is connected: name it, tune it, begin to talk. UV_* */
+static int conn_start(struct conn *c)
+{
+    struct sockaddr_storage address = {0};
+    int length = sizeof address;
+    int unsent = CONN_UNSENT_BYTES;
+    uv_os_fd_t fd;
+    int rv;
+
+    if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&address, &length) == 0) {
+        uv_ip_name((struct sockaddr *)&address, c->remote, sizeof c->remote);
+    }
+    rv = uv_tcp_nodelay(&c->tcp, 1);
+    if (rv != 0) {
+        return rv;
+    }
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0) {
+        /* Best effort: without it a beacon may wait behind what the kernel has buffered. */
+        setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+    }
+    c->arena = malloc(CONN_ARENA_BYTES);
+    if (c->arena == NULL || session_start(c) != 0) {
+        return UV_ENOMEM;
+    }
+    c->heard_ms = uv_now(c->hub->config.loop);
+    c->pinged_ms = c->heard_ms;
+    conn_touch(c);
+    return uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
+}
+
+static struct conn *conn_new(struct peer_hub *hub, bool server, const struct conn_ops *ops, void *owner)
+{
+    struct conn *c = calloc(1, sizeof *c);
+
+    if (c == NULL || uv_tcp_init(hub->config.loop, &c->tcp) != 0) {
+        free(c);
+        return NULL;
+    }
+    hub_handle_opened(hub);
+    c->tcp.data = c;
+    c->hub = hub;
+    c->ops = ops;
+    c->owner = owner;
+    c->server = server;
+    c->opened_ms = c->heard_ms = c->busy_ms = uv_now(hub->config.loop);
+    strcpy(c->remote, "?");
+    list_init(&c->node);
+    list_init(&c->streams);
+    list_init(&c->flush_node);
+    hub_task_init(&c->fail_task, run_fail);
+    return c;
+}
+
+/* With no listener at all on a port of the ephemeral range, a dial on one machine may meet itself. */
+static bool connected_to_itself(const struct conn *c)
+{
+    struct sockaddr_storage here = {0};
+    struct sockaddr_storage there = {0};
+    int here_length = sizeof here;
+    int there_length = sizeof there;
+
+    return uv_tcp_getsockname(&c->tcp, (struct sockaddr *)&here, &here_length) == 0 &&
+           uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&there, &there_length) == 0 && here_length == there_length &&
+           memcmp(&here, &there, (size_t)here_length) == 0;
+}
+
+static void on_connect(uv_connect_t *connect, int status)
+{
+    struct conn *c = connect->data;
+
+    if (c->ending) {
+        return;
+    }
+    if (status == 0 && connected_to_itself(c)) {
+        status = UV_ECONNREFUSED;
+    }
+    if (status == 0) {
+        status = conn_start(c);
+    }
+    if (status != 0) {
+        c->uv_status = status;
+        conn_fail(c, "%s", uv_strerror(status));
+        conn_end(c);
+        return;
+    }
+    c->ops->on_connected(c);
+}
+
+int conn_connect(struct conn **conn, struct peer_hub *hub, const struct sockaddr *address, const struct conn_ops *ops,
+                 void *owner)
+{
+    struct conn *c = conn_new(hub, false, ops, owner);
+    int rv;
+
+    if (c == NULL) {
+        return UV_ENOMEM;
+    }
+    c->connect.data = c;
+    rv = uv_tcp_connect(&c->connect, &c->tcp, address, on_connect);
+    if (rv != 0) {
+        conn_close(c);
+        return rv;
+    }
+    *conn = c;
+    return 0;
+}
+
+int conn_accept(struct conn **conn, struct peer_hub *hub, const struct conn_ops *ops)
+{
+    struct conn *c = conn_new(hub, true, ops, NULL);
+    int rv;
+
+    if (c == NULL) {
+        return UV_ENOMEM;
+    }
+    rv = uv_accept((uv_stream_t *)&hub->listener, (uv_stream_t *)&c->tcp);
+    if (rv == 0) {
+        rv = conn_start(c);
+    }
+    if (rv != 0) {
+        conn_close(c);
+        return rv;
+    }
+    *conn = c;
+    return 0;
+}

@@ -1,0 +1,93 @@
+/* Two or more hubs in one process, on one loop, and a record of all that they report. */
+#ifndef TESTS_UNIT_PEER_FIXTURE_H
+#define TESTS_UNIT_PEER_FIXTURE_H
+
+#include "sidecar/peer/peer.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdlib.h>
+
+enum { EVENTS_MAX = 256 };
+
+struct link_event {
+    enum peer_link_state state;
+    uint64_t incarnation;
+    uint64_t at_ns; /* uv_hrtime */
+    char why[200];
+};
+
+struct node {
+    struct peer_hub *hub;
+    uint64_t incarnation;
+    bool closed;
+
+    struct link_event events[EVENTS_MAX];
+    unsigned events_count;
+
+    uint64_t replicate_count;
+    uint64_t replicate_bytes;
+    uint64_t beacon_count;
+    uint64_t out_of_order;
+    uint64_t beacon_ns_max; /* from sent_ms, in fact ns, to arrival */
+    unsigned drained;
+    char from_node[64];
+    uint64_t from_incarnation;
+
+    struct peer_call *held; /* the last call, unless answer_at_once */
+    unsigned calls_count;
+    bool hold;
+    size_t reply_bytes;
+
+    uint64_t seed_frames;
+    uint64_t seed_bytes;
+    unsigned seed_broken;
+    bool seed_stall;
+    struct peer_call *seed_call;
+
+    unsigned intruders;
+    char intruder_cluster[64];
+};
+
+extern uv_loop_t *loop;
+
+/* `node` is filled; port 0 takes any. */
+void node_open(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port);
+/* Runs the loop until closed. */
+void node_close(struct node *n);
+struct peer_link *node_dial(struct node *from, const char *to_name, const struct node *to);
+/* Two nodes "a" and "b", a link from a to b that is UP. */
+struct peer_link *pair_open(struct node *a, struct node *b);
+void loop_begin(void);
+/* Asserts that nothing is left on the loop. */
+void loop_end(void);
+
+/* Runs the loop until `condition`, at most ten seconds. */
+#define RUN_UNTIL(condition)                                                          \
+    do {                                                                              \
+        uint64_t until_ = uv_hrtime() + 10000000000ULL;                               \
+        while (!(condition)) {                                                        \
+            cr_assert(uv_hrtime() < until_, "timed out waiting for: %s", #condition); \
+            run_once();                                                               \
+        }                                                                             \
+    } while (0)
+/* One turn, at most 20 ms of waiting. */
+void run_once(void);
+void run_for_ms(unsigned ms);
+
+const struct link_event *last_event(const struct node *n);
+/* An append that carries a number and so many bytes. */
+int send_append(struct peer_link *link, uint64_t number, size_t bytes);
+int send_beacon(struct peer_link *link, uint64_t number);
+
+struct reply {
+    unsigned count;
+    int status;
+    char text[OTR_ERRMSG_MAX];
+    size_t body_bytes;
+    uint32_t value;
+};
+void on_reply(void *data, int status, const ProtobufCMessage *message, const struct otr_errmsg *msg);
+int call_forward(struct peer_link *link, size_t bytes, uint32_t timeout_ms, struct reply *reply);
+
+#endif
