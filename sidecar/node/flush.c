@@ -1,0 +1,114 @@
+/* Group commit: at the end of each loop turn everything appended goes to the flusher's thread as one batch, unless one
+ * is under way; then it goes when that is done. One fdatasync commits everything in flight. */
+#include "sidecar/node/node_internal.h"
+
+#include "sidecar/io/log.h"
+
+#include <stdlib.h>
+
+static void on_durable(void *data, otr_shard shard, uint64_t durable_index, uint64_t metas_durable)
+{
+    struct node *n = data;
+    struct shard *s = node_shard(n, shard);
+
+    if (s != NULL) {
+        shard_durable(s, durable_index, metas_durable);
+    }
+}
+
+static void fail_all(struct node *n, const struct otr_errmsg *msg)
+{
+    for (otr_shard i = 0; i < n->shards_top; i++) {
+        struct shard *s = node_shard(n, i);
+        if (s != NULL) {
+            shard_feed(s, &(struct replica_event){.type = REPLICA_EV_LOG_FAILED});
+        }
+    }
+    node_fatal(n, "the journal failed and is not to be trusted before it is read again: %s", msg->text);
+}
+
+static void collect(struct node *n)
+{
+    struct otr_errmsg msg = {0};
+    struct journal_batch *batch = flusher_collect(n->flusher);
+    int rv;
+
+    if (batch == NULL) {
+        return;
+    }
+    n->flushing = false;
+    rv = journal_flush_end(n->journal, batch, on_durable, n, &msg);
+    if (rv == OTR_NOSPACE) {
+        if (!n->disk_full) {
+            log_error("", "the disk is full: writes are refused until there is room: %s", msg.text);
+        }
+        n->disk_full = true;
+        return; /* the next turn tries again: the tick wakes the loop */
+    }
+    if (rv != 0) {
+        fail_all(n, &msg);
+        return;
+    }
+    if (n->disk_full) {
+        log_info("", "the disk has room again");
+        n->disk_full = false;
+    }
+}
+
+static void on_flushed(uv_async_t *async)
+{
+    struct node *n = async->data;
+
+    if (!n->shutting_down) {
+        collect(n);
+    }
+}
+
+static void notify(void *data)
+{
+    struct node *n = data;
+
+    uv_async_send(&n->flushed);
+}
+
+void flush_turn(struct node *n)
+{
+    struct journal_batch *batch;
+
+    if (n->flushing || n->closing || n->dying) {
+        return;
+    }
+    batch = journal_flush_begin(n->journal);
+    if (batch == NULL) {
+        return;
+    }
+    n->flushing = true;
+    flusher_submit(n->flusher, batch);
+}
+
+int flush_start(struct node *n, struct otr_errmsg *msg)
+{
+    int rv = uv_async_init(n->loop, &n->flushed, on_flushed);
+
+    if (rv != 0) {
+        otr_errmsg_set(msg, "uv_async_init: %s", uv_strerror(rv));
+        return OTR_NOMEM;
+    }
+    n->flushed.data = n;
+    n->handles_open++;
+    return flusher_start(&n->flusher, notify, n, msg);
+}
+
+void flush_stop(struct node *n)
+{
+    struct journal_batch *batch;
+
+    if (n->flusher == NULL) {
+        return;
+    }
+    batch = flusher_stop(n->flusher); /* waits for the batch under way */
+    n->flusher = NULL;
+    if (batch != NULL) {
+        (void)journal_flush_end(n->journal, batch, on_durable, n, NULL);
+    }
+}

@@ -1,0 +1,400 @@
+/* Peers: one link to every other node of the cluster, evidence of death from it, the replicas' messages over it.
+ *
+ * Evidence (PROTOCOL V2): the link's connection to an incarnation ended and a new one was refused, or the peer's
+ * address answers with another incarnation. A link that is merely silent or down is none. */
+#include "sidecar/node/node_internal.h"
+
+#include "sidecar/io/clock.h"
+#include "sidecar/io/log.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* --- states
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static void tell_shard(struct shard *s, otr_node peer, enum replica_peer_state state, uint64_t incarnation)
+{
+    shard_feed(s, &(struct replica_event){
+                      .type = REPLICA_EV_PEER,
+                      .peer = {.node = peer, .state = state, .incarnation = incarnation},
+                  });
+}
+
+static void tell_all(struct node *n, otr_node peer, enum replica_peer_state state, uint64_t incarnation)
+{
+    for (otr_shard i = 0; i < n->shards_top; i++) {
+        struct shard *s = n->shards[i];
+        if (s == NULL || s->replica == NULL) {
+            continue;
+        }
+        if (state != REPLICA_PEER_UP) {
+            links_drop_append(s, peer);
+        }
+        tell_shard(s, peer, state, incarnation);
+    }
+    node_changed(n);
+}
+
+static void on_link(void *data, struct peer_link *link, enum peer_link_state state, uint64_t incarnation,
+                    const struct otr_errmsg *why)
+{
+    struct node *n = data;
+    otr_node peer = (otr_node)(uintptr_t)peer_link_data(link);
+    struct node_peer *p = &n->peers[peer];
+    const char *name = topology_name(n->topology, peer);
+
+    if (n->closing || n->dying) {
+        return;
+    }
+    switch (state) {
+    case PEER_LINK_UP:
+        p->up = true;
+        p->incarnation = incarnation;
+        log_info("", "peer %s: connected", name);
+        tell_all(n, peer, REPLICA_PEER_UP, incarnation);
+        return;
+    case PEER_LINK_DOWN:
+        p->up = false;
+        log_info("", "peer %s: connection lost: %s", name, why != NULL ? why->text : "");
+        tell_all(n, peer, REPLICA_PEER_DOWN, p->incarnation);
+        return;
+    case PEER_LINK_REFUSED:
+        p->up = false;
+        if (p->incarnation == 0) {
+            /* Never met: the process that announced this address is not there. */
+            p->incarnation = topology_node(n->topology, peer)->incarnation;
+        }
+        log_info("", "peer %s: refuses connections: its process is dead", name);
+        tell_all(n, peer, REPLICA_PEER_DEAD, p->incarnation);
+        return;
+    }
+}
+
+void links_brief(struct shard *s)
+{
+    struct node *n = s->node;
+
+    for (otr_node peer = 1; peer <= topology_nodes_count(n->topology); peer++) {
+        if (n->peers[peer].up) {
+            tell_shard(s, peer, REPLICA_PEER_UP, n->peers[peer].incarnation);
+        }
+    }
+}
+
+void links_update(struct node *n, otr_node peer)
+{
+    const struct topology_node *t = topology_node(n->topology, peer);
+    struct node_peer *p = &n->peers[peer];
+
+    if (t == NULL || peer == n->self || t->peer.port == 0 || n->closing) {
+        return;
+    }
+    if (p->link == NULL) {
+        p->link = peer_link_open(n->hub, t->name, t->peer.host, t->peer.port, (void *)(uintptr_t)peer);
+    } else if (memcmp(&p->address, &t->peer, sizeof p->address) != 0) {
+        (void)peer_link_address(p->link, t->peer.host, t->peer.port);
+    }
+    p->address = t->peer;
+}
+
+struct peer_link *node_link(struct node *n, otr_node peer)
+{
+    return peer != OTR_NODE_NONE && peer <= OTR_NODES_MAX && n->peers[peer].up ? n->peers[peer].link : NULL;
+}
+
+/* --- out
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static int send_one(struct shard *s, otr_node to, const struct replica_msg *msg, const uint8_t *entries, size_t bytes)
+{
+    struct node *n = s->node;
+    struct peer_link *link = node_link(n, to);
+    Outrigger__V1__ReplicaMessage wire, *wires[1] = {&wire};
+    Outrigger__V1__Position position;
+
+    if (link == NULL) {
+        return OTR_UNREACHABLE;
+    }
+    wire_pack(n, s->id, msg, &wire, &position);
+    wire.entries.data = (uint8_t *)entries;
+    wire.entries.len = bytes;
+    if (msg->type == REPLICA_MSG_APPEND || msg->type == REPLICA_MSG_ACK || msg->type == REPLICA_MSG_REFUSE) {
+        Outrigger__V1__ReplicateFrame frame = OUTRIGGER__V1__REPLICATE_FRAME__INIT;
+        frame.messages = wires;
+        frame.n_messages = 1;
+        return peer_link_send(link, PEER_LANE_REPLICATE, &frame.base);
+    }
+    Outrigger__V1__BeaconFrame frame = OUTRIGGER__V1__BEACON_FRAME__INIT;
+    frame.messages = wires;
+    frame.n_messages = 1;
+    return peer_link_send(link, PEER_LANE_BEACON, &frame.base);
+}
+
+void links_send(struct shard *s, otr_node to, const struct replica_msg *msg)
+{
+    (void)send_one(s, to, msg, NULL, 0); /* losing it is allowed; the core repeats what matters */
+}
+
+/* --- appends: one outstanding per peer
+ * ---------------------------------------------------------------------------------- */
+
+struct append_read {
+    struct node_work work;
+    struct shard *shard;
+    otr_node to;
+    uint64_t token;
+    struct journal_reader *reader;
+    int status;
+};
+
+static struct append_job *append_find(struct shard *s, otr_node to)
+{
+    for (size_t i = 0; i < OTR_REPLICAS_MAX; i++) {
+        if (s->appends[i].active && s->appends[i].to == to) {
+            return &s->appends[i];
+        }
+    }
+    return NULL;
+}
+
+static void append_end(struct shard *s, struct append_job *job, uint64_t last_index, int status)
+{
+    struct replica_event ev = {
+        .type = REPLICA_EV_SENT,
+        .sent = {.to = job->to, .token = job->token, .last_index = last_index, .status = status},
+    };
+
+    job->active = false;
+    shard_feed(s, &ev);
+}
+
+static void append_send(struct shard *s, struct append_job *job, const uint8_t *bytes, size_t count,
+                        uint64_t last_index)
+{
+    struct replica_msg msg = job->msg;
+    int rv;
+
+    msg.append.last_index = last_index;
+    rv = send_one(s, job->to, &msg, bytes, count);
+    if (rv == OTR_BUSY) {
+        job->waiting = true; /* read again when there is room: the bytes may be many */
+        return;
+    }
+    append_end(s, job, last_index, rv);
+}
+
+static void append_read_run(struct node_work *w)
+{
+    struct append_read *r = (struct append_read *)w;
+
+    r->status = journal_reader_run(r->reader, NULL);
+}
+
+static void append_read_done(struct node_work *w)
+{
+    struct append_read *r = (struct append_read *)w;
+    struct shard *s = r->shard;
+    struct append_job *job = s->node->closing ? NULL : append_find(s, r->to);
+
+    if (job != NULL && job->token == r->token && job->reading) {
+        const struct journal_bytes *got = journal_reader_result(r->reader);
+        job->reading = false;
+        if (r->status != 0) {
+            append_end(s, job, job->msg.append.prev.index, OTR_IO);
+        } else {
+            append_send(s, job, got->data, got->bytes, got->last);
+        }
+    }
+    journal_reader_free(r->reader);
+    free(r);
+}
+
+static int append_read(struct shard *s, struct append_job *job)
+{
+    struct append_read *r = calloc(1, sizeof *r);
+    int rv;
+
+    if (r == NULL || (r->reader = journal_reader_new(s->node->journal)) == NULL) {
+        free(r);
+        return OTR_NOMEM;
+    }
+    r->shard = s;
+    r->to = job->to;
+    r->token = job->token;
+    rv = journal_reader_entries(r->reader, s->id, job->msg.append.prev.index + 1, job->msg.append.last_index,
+                                NODE_APPEND_BYTES_MAX);
+    if (rv != 0) {
+        journal_reader_free(r->reader);
+        free(r);
+        return rv;
+    }
+    job->reading = true;
+    node_work_start(s->node, &r->work, append_read_run, append_read_done);
+    return 0;
+}
+
+static void append_go(struct shard *s, struct append_job *job)
+{
+    uint64_t first = job->msg.append.prev.index + 1;
+    uint64_t last = job->msg.append.last_index;
+    struct journal_bytes entries = {0};
+    int rv;
+
+    job->waiting = false;
+    if (last < first) {
+        append_send(s, job, NULL, 0, first - 1);
+        return;
+    }
+    rv = journal_read(s->node->journal, s->id, first, last, NODE_APPEND_BYTES_MAX, &entries);
+    if (rv == OTR_UNAVAIL) {
+        rv = append_read(s, job);
+        if (rv == 0) {
+            return;
+        }
+    }
+    if (rv != 0) {
+        append_end(s, job, first - 1, rv);
+        return;
+    }
+    append_send(s, job, entries.data, entries.bytes, entries.last);
+    free(entries.data);
+}
+
+void links_send_append(struct shard *s, const struct replica_action *a)
+{
+    struct append_job *job = append_find(s, a->send.to);
+
+    for (size_t i = 0; job == NULL && i < OTR_REPLICAS_MAX; i++) {
+        if (!s->appends[i].active) {
+            job = &s->appends[i];
+        }
+    }
+    assert(job != NULL);
+    *job = (struct append_job){.active = true, .to = a->send.to, .token = a->send.token, .msg = a->send.msg};
+    append_go(s, job);
+}
+
+void links_drop_append(struct shard *s, otr_node to)
+{
+    struct append_job *job = append_find(s, to);
+
+    if (job != NULL) {
+        append_end(s, job, job->msg.append.prev.index, OTR_UNREACHABLE);
+    }
+}
+
+static void on_drain(void *data, struct peer_link *link, enum peer_lane lane)
+{
+    struct node *n = data;
+    otr_node peer = (otr_node)(uintptr_t)peer_link_data(link);
+
+    for (otr_shard i = 0; lane == PEER_LANE_REPLICATE && i < n->shards_top && !n->closing; i++) {
+        struct shard *s = n->shards[i];
+        struct append_job *job = s != NULL ? append_find(s, peer) : NULL;
+        if (job != NULL && job->waiting) {
+            append_go(s, job);
+        }
+    }
+}
+
+/* --- in
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static void take_message(struct node *n, otr_node from, const Outrigger__V1__ReplicaMessage *wire)
+{
+    struct shard *s = node_shard(n, wire->shard);
+    struct incoming in;
+    struct otr_errmsg msg = {0};
+
+    if (s == NULL || from == OTR_NODE_NONE) {
+        return; /* not (yet) a replica of it: the sender goes on trying */
+    }
+    if (wire_unpack(n, wire, &in, &msg) != 0) {
+        LOG_LIMITED(LOG_WARN, s->subject, "from %s: %s", topology_name(n->topology, from), msg.text);
+        wire_free(&in);
+        return;
+    }
+    s->incoming = &in;
+    shard_feed(s, &(struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = from, .msg = &in.msg}});
+    s->incoming = NULL;
+    wire_free(&in);
+}
+
+static void take_messages(struct node *n, const struct peer_from *from, Outrigger__V1__ReplicaMessage **messages,
+                          size_t count)
+{
+    otr_node node = topology_intern(n->topology, from->node);
+
+    for (size_t i = 0; i < count && !n->closing && !n->dying; i++) {
+        take_message(n, node, messages[i]);
+    }
+}
+
+static void on_replicate(void *data, const struct peer_from *from, const Outrigger__V1__ReplicateFrame *frame)
+{
+    take_messages(data, from, frame->messages, frame->n_messages);
+}
+
+static void on_beacon(void *data, const struct peer_from *from, const Outrigger__V1__BeaconFrame *frame)
+{
+    take_messages(data, from, frame->messages, frame->n_messages);
+}
+
+static void on_seed(void *data, struct peer_call *call, const struct peer_from *from,
+                    const Outrigger__V1__SeedFrame *frame)
+{
+    seed_receive_frame(data, call, from, frame);
+}
+
+static void on_call(void *data, struct peer_call *call, enum peer_method method, const struct peer_from *from,
+                    const ProtobufCMessage *request)
+{
+    struct node *n = data;
+
+    if (n->on_call != NULL && !n->closing) {
+        n->on_call(n, call, method, from, request);
+    } else {
+        peer_call_fail(call, 14, "starting or stopping");
+    }
+}
+
+static void on_intruder(void *data, const struct peer_from *from, const char *cluster)
+{
+    struct node *n = data;
+
+    if (strcmp(cluster, n->cluster) == 0 && strcmp(from->node, n->name) == 0) {
+        LOG_LIMITED(LOG_ERROR, "",
+                    "another process calls itself %s of cluster %s (incarnation %016llx): stop one of them", n->name,
+                    n->cluster, (unsigned long long)from->incarnation);
+    } else {
+        LOG_LIMITED(LOG_WARN, "", "refused a call from node %s of cluster %s; this is cluster %s", from->node, cluster,
+                    n->cluster);
+    }
+}
+
+int links_start(struct node *n, const struct node_config *config, struct otr_errmsg *msg)
+{
+    struct peer_config peer = {
+        .loop = n->loop,
+        .cluster = n->cluster,
+        .node = n->name,
+        .version = "1",
+        .incarnation = n->incarnation,
+        .listen_host = config->peer_listen_host,
+        .listen_port = config->peer_listen_port,
+        .handlers =
+            {
+                .on_link = on_link,
+                .on_drain = on_drain,
+                .on_replicate = on_replicate,
+                .on_beacon = on_beacon,
+                .on_call = on_call,
+                .on_seed = on_seed,
+                .on_intruder = on_intruder,
+            },
+        .data = n,
+    };
+
+    return peer_hub_new(&n->hub, &peer, msg);
+}

@@ -1,0 +1,322 @@
+/* What the files of this room share. Nobody else includes it.
+ *
+ *   node.c         assembly: opening, closing, ticks, waiters
+ *   shard.c        one replica's shell: events in, actions performed
+ *   write.c        client writes: from node_write to the answer
+ *   apply.c        committed entries into the store, in order
+ *   feeder.c       the store's changes into the engine; replay after the engine lost data
+ *   flush.c        group commit: the journal's batches through the flusher's thread
+ *   coordinator.c  session, watch, transactions, reads; decodes into the topology
+ *   collections.c  collections made, deleted, refreshed; points of deleted ones dropped
+ *   links.c        peers: links opened, evidence of death, frames in and out (wire.c translates)
+ *   seed_send.c, seed_receive.c  a shard's live points to or from another node
+ *   read.c         get: the right to answer, waiting, reading off the loop
+ *   search.c       the engine's hits verified against the log; the exact scan
+ *   recover.c      the data directory at start
+ *   later.c        callbacks at the end of the loop turn
+ */
+#ifndef OUTRIGGER_NODE_NODE_INTERNAL_H
+#define OUTRIGGER_NODE_NODE_INTERNAL_H
+
+#include "sidecar/core/replica.h"
+#include "sidecar/log/flusher.h"
+#include "sidecar/log/journal.h"
+#include "sidecar/log/store.h"
+#include "sidecar/node/feeder.h"
+#include "sidecar/node/node.h"
+
+enum {
+    NODE_TICK_MS = 10,
+    NODE_APPEND_BYTES_MAX = 1 << 20,    /* of entries in one message to a peer (one entry may be larger) */
+    NODE_PENDING_BYTES_MAX = 256 << 20, /* appended and not yet durable: more writes are refused with OTR_BUSY */
+    NODE_META_EVERY_MS = 1000,          /* committed and applied indexes are noted this often */
+};
+
+/* --- callbacks at the end of the turn ----------------------------------------------------------------------------- */
+
+struct later {
+    void (*cb)(struct later *l);
+    struct later *next;
+};
+
+/* --- one replica ---------------------------------------------------------------------------------------------------
+ */
+
+struct write {
+    struct write *next;
+    node_write_cb cb; /* NULL: nobody waits (DROP) */
+    void *data;
+    struct otr_request_id id;
+    enum record_kind kind;
+    const uint8_t *body; /* only while it is fed */
+    size_t body_bytes;
+    struct otr_position position;
+    uint32_t outcome;
+    bool outcome_known;
+    uint64_t committed_ms; /* when it became answerable; 0: not yet */
+    struct later later;
+    struct node_write_result result;
+    char message[160];
+};
+
+/* A DO_SEND_APPEND that waits for room on its link or for the disk. */
+struct append_job {
+    bool active;
+    bool reading;
+    bool waiting; /* for on_drain */
+    otr_node to;
+    uint64_t token;
+    struct replica_msg msg;
+};
+
+struct read_wait; /* read.c, search.c: waits until enough is visible */
+
+struct shard {
+    struct node *node;
+    otr_shard id;
+    struct replica *replica;
+    struct store *store;
+    char subject[64]; /* for the log */
+    enum replica_role role;
+    uint64_t epoch;
+
+    /* feeding */
+    bool stepping;
+    struct replica_actions actions;
+    struct replica_event *queued;
+    size_t queued_count, queued_capacity;
+    struct write *current_write;     /* while EV_WRITE is stepped */
+    const struct incoming *incoming; /* while an APPEND is stepped */
+
+    /* metas under way: the seq of the newest and its number in the journal */
+    struct journal_meta meta; /* as written last */
+    struct {
+        uint64_t seq, number;
+    } metas[32];
+    uint32_t metas_count;
+    uint64_t meta_noted_ms;
+
+    /* writes */
+    struct write *pending_head, **pending_tail; /* in index order */
+    struct write *joined;                       /* retries of pending ones */
+
+    /* request ids as recovered, until the replica is made */
+    struct recovered_id *recovered;
+    size_t recovered_count, recovered_capacity;
+
+    struct append_job appends[OTR_REPLICAS_MAX];
+
+    /* progress: durable >= commit >= stored >= applied */
+    uint64_t commit;     /* may be applied to the store */
+    uint64_t answerable; /* may be answered */
+    uint64_t stored;     /* is in the store */
+    bool apply_reading;
+    struct feeder *feeder; /* the engine's side */
+
+    uint32_t search_extra; /* how many more than k the engine is asked for */
+    struct read_wait *waits;
+    struct later waits_later;
+    bool waits_queued;
+    struct seed_out *seeds_out;
+    struct seed_in *seed_in;
+
+    /* linearizable reads of the descriptor, one under way */
+    struct show *show_waiting, *show_flying;
+    struct later show_later;
+    bool show_queued;
+    struct otr_get_req show_get;
+};
+
+/* An APPEND from a peer, taken apart. */
+struct incoming {
+    struct replica_msg msg;
+    const uint8_t *bytes;
+    size_t *offsets; /* of entry i; offsets[count] is the end */
+    size_t count;
+};
+
+struct node_peer {
+    struct peer_link *link;
+    bool up;
+    uint64_t incarnation; /* that answered last */
+    struct topology_address address;
+};
+
+struct node {
+    uv_loop_t *loop;
+    char cluster[OTR_NAME_MAX + 1];
+    char name[OTR_NAME_MAX + 1];
+    char zone[OTR_NAME_MAX + 1];
+    char data_dir[512];
+    struct topology_address client, peer;
+    otr_node self;
+    uint64_t incarnation;
+    uint64_t started_ms;
+    struct topology *topology;
+    void (*on_fatal)(void *data, const char *why);
+    void *on_fatal_data;
+    node_call_cb on_call; /* the door's */
+    bool dying;           /* on_fatal was called */
+    bool closing;
+    bool shutting_down; /* closed before the loop's handles are */
+    unsigned handles_open;
+    unsigned parts_open; /* while closing: coordinator, peers, engine */
+    struct later closing_later;
+    void (*close_cb)(void *data);
+    void *close_data;
+    uint64_t work_outstanding; /* uv_work requests under way */
+
+    uv_timer_t tick;
+    uv_prepare_t prepare;
+    uv_async_t flushed;
+    uv_idle_t idle;
+    struct later *later_head, **later_tail;
+    struct node_wait *waits;
+    struct later changed;
+    bool changed_queued;
+
+    struct file_system *fs;
+    int lock; /* on the data directory, -1: none */
+    struct journal *journal;
+    struct flusher *flusher;
+    bool flushing;
+    bool disk_full;
+
+    struct shard *shards[OTR_SHARDS_MAX];
+    uint32_t shards_top; /* highest used number + 1 */
+    struct node_peer peers[OTR_NODES_MAX + 1];
+    struct peer_hub *hub;
+
+    const struct otr_backend_ops *backend_ops;
+    struct otr_backend *backend;
+    struct coordinator *coordinator;
+
+    const struct otr_engine_ops *engine_ops;
+    struct otr_engine *engine;
+    struct otr_engine_caps engine_caps;
+    struct otr_engine_status engine_status;
+
+    uint32_t apply_wait_ms, read_lag_ms; /* of the cluster's configuration */
+    struct collections *collections;
+};
+
+/* later.c: cb runs once, soon, from the loop. */
+void later_start(struct node *n);
+void later_run(struct node *n, struct later *l, void (*cb)(struct later *l));
+
+/* node.c */
+void node_fatal(struct node *n, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void node_changed(struct node *n); /* wakes node_wait_change */
+struct shard *node_shard(struct node *n, otr_shard id);
+/* Work off the loop that keeps the node open until it is done. */
+struct node_work {
+    uv_work_t req;
+    struct node *node;
+    void (*run)(struct node_work *w);  /* another thread */
+    void (*done)(struct node_work *w); /* the loop; may free w */
+};
+void node_work_start(struct node *n, struct node_work *w, void (*run)(struct node_work *),
+                     void (*done)(struct node_work *));
+void node_handle_closed(struct node *n);
+
+/* shard.c */
+int shard_new(struct node *n, otr_shard id, struct shard **out);
+void shard_free(struct shard *s);
+/* Feeds an event. Inside a step only events without lent pointers may be fed: they are queued. */
+void shard_feed(struct shard *s, struct replica_event *ev);
+/* The journal's report after a flush. */
+void shard_durable(struct shard *s, uint64_t durable_index, uint64_t metas_durable);
+/* Notes committed and applied indexes in the journal when they moved; `force` disregards the pace. */
+void shard_note_progress(struct shard *s, uint64_t now_ms, bool force);
+uint64_t shard_fresh_log_id(void);
+
+/* write.c */
+void write_appended(struct shard *s, struct write *w, struct otr_position position);
+void write_replied(struct shard *s, const struct replica_action *a, struct write *w);
+void write_abandon(struct shard *s, uint64_t from_index);
+void write_cut(struct shard *s, uint64_t index);
+void write_outcome(struct shard *s, uint64_t index, uint32_t outcome);
+/* Answers what may be answered: committed, stored, and in the engine or waited for long enough. */
+void write_answer(struct shard *s, uint64_t now_ms);
+void write_free_all(struct shard *s);
+/* A write without a client. */
+int write_internal(struct shard *s, enum record_kind kind, const uint8_t *body, size_t body_bytes);
+
+/* apply.c */
+void apply_advance(struct shard *s);
+/* At start, blocking: entries up to `committed` into the store. */
+int apply_recover(struct shard *s, uint64_t committed, struct otr_errmsg *msg);
+bool apply_same_id(void *data, journal_place place, const char *id, size_t id_bytes);
+
+/* flush.c */
+int flush_start(struct node *n, struct otr_errmsg *msg);
+void flush_turn(struct node *n); /* at the end of each loop turn */
+void flush_stop(struct node *n);
+
+/* coordinator.c */
+int coordinator_start(struct node *n, const struct otr_backend_config *config, uint32_t session_ttl_ms,
+                      struct otr_errmsg *msg);
+void coordinator_close(struct node *n, void (*cb)(struct node *n));
+void coordinator_txn(struct shard *s, const struct replica_action *a);
+void coordinator_read(struct shard *s, uint64_t read);
+/* One linearizable read of the descriptor that begins now or later in this turn (batched): cb with NULL on failure. */
+typedef void (*coordinator_shown_cb)(void *data, const struct descriptor *shown);
+void coordinator_show(struct shard *s, coordinator_shown_cb cb, void *data);
+bool coordinator_reachable(const struct node *n);
+/* State for a replica that was just made. */
+void coordinator_brief(struct shard *s);
+
+/* collections.c */
+void collections_changed(struct node *n);
+void collections_check(struct shard *s); /* a new primary: drops points of collections that are gone */
+const char *collections_name(struct node *n, uint64_t id); /* also of recently deleted ones; NULL: never heard of */
+/* A read of all collections that begins after this call; its number for collections_answered. */
+uint64_t collections_ask(struct node *n);
+bool collections_answered(const struct node *n, uint64_t asked);
+/* The topology is about to lose it: its name is remembered for the engines' sake. */
+void collections_gone(struct node *n, const struct topology_collection *c);
+void collections_free(struct node *n);
+
+/* links.c */
+int links_start(struct node *n, const struct node_config *config, struct otr_errmsg *msg);
+void links_update(struct node *n, otr_node peer); /* its address may have changed */
+void links_brief(struct shard *s);
+void links_send(struct shard *s, otr_node to, const struct replica_msg *msg);
+void links_send_append(struct shard *s, const struct replica_action *a);
+void links_drop_append(struct shard *s, otr_node to);
+
+/* wire.c */
+void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *msg, Outrigger__V1__ReplicaMessage *out,
+               Outrigger__V1__Position *position);
+/* OTR_PROTO with words; entries of an APPEND are verified (record_read). */
+int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct incoming *out, struct otr_errmsg *msg);
+void wire_free(struct incoming *in);
+
+/* seed_send.c, seed_receive.c */
+void seed_send_start(struct shard *s, otr_node to);
+void seed_send_stop(struct shard *s);
+void seed_receive_frame(struct node *n, struct peer_call *call, const struct peer_from *from,
+                        const Outrigger__V1__SeedFrame *frame);
+void seed_receive_accepted(struct shard *s, const struct replica_meta *meta);
+void seed_receive_durable(struct shard *s, uint64_t metas_durable);
+
+/* read.c */
+/* Waits until `ready` says 0 (or an error) and calls done from the loop, not from inside. OTR_TIMEOUT after timeout_ms.
+ */
+struct read_wait {
+    struct read_wait *next;
+    struct shard *shard;
+    int status;
+    uint64_t deadline_ms;
+    int (*ready)(struct read_wait *w, uint64_t now_ms); /* OTR_UNAVAIL: not yet */
+    void (*done)(struct read_wait *w, int status);
+};
+void read_wait_start(struct shard *s, struct read_wait *w);
+void read_wait_check(struct shard *s, uint64_t now_ms);
+void read_wait_end(struct shard *s, int status);
+void read_wait_later(struct later *l);
+/* Whether a read with this consistency may be answered out of this replica now. 0; OTR_UNAVAIL with *need_descriptor.
+ */
+int read_right(struct shard *s, enum node_consistency c, uint64_t now_ms, bool *need_descriptor);
+
+#endif

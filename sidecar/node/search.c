@@ -1,0 +1,517 @@
+/* Verified search in one replica (DESIGN 5, "verified answers").
+ *
+ *   wait (as read.c) -> ask the engine for k and a few more -> look every hit up in the store: what is dead drops out,
+ * the living are read from the log and scored anew -> page full, or everything was seen? -> answer
+ *                                             \-> too short (holes, a selective filter), or no engine: scan all live
+ * points
+ *
+ * How many more than k are asked for is learned from how many fall out. The scan reads in pieces off the loop. */
+#include "sidecar/node/node_internal.h"
+
+#include "sidecar/core/merge.h"
+#include "sidecar/core/score.h"
+#include "sidecar/io/clock.h"
+
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+
+enum {
+    SCAN_POINTS = 2048, /* of one piece */
+    EXTRA_FIRST = 8,
+    EXTRA_MAX = 2000,
+    SEARCH_K_MAX = 10000,
+    CANDIDATES_MAX = 4,
+};
+
+struct search {
+    struct read_wait wait;
+    struct node_work work;
+    struct otr_engine_req engine_req;
+    struct shard *shard;
+    struct node_search ask;
+    node_search_cb cb;
+    void *data;
+    uint64_t need_index;
+    bool shown;
+    enum otr_metric metric;
+    cJSON *filter;
+    struct merge_top top;
+    uint32_t asked; /* of the engine */
+    size_t live;    /* of them */
+    bool scanning;
+    struct journal_reader *reader;
+    int *numbers;
+    size_t numbers_count;
+    struct store_snapshot *snapshot;
+    size_t snapshot_next;
+    int status;
+    struct otr_errmsg msg;
+};
+
+/* A kept hit: one block that holds what p points at. */
+struct kept {
+    struct otr_point p;
+};
+
+static void search_go(struct search *x);
+
+/* --- keeping hits (any thread; one at a time)
+ * ----------------------------------------------------------------------------- */
+
+static bool filter_matches(const cJSON *filter, const struct otr_point *p)
+{
+    cJSON *metadata;
+    bool matches = true;
+
+    if (filter == NULL) {
+        return true;
+    }
+    metadata = p->metadata_bytes > 0 ? cJSON_ParseWithLength(p->metadata, p->metadata_bytes) : NULL;
+    for (const cJSON *want = filter->child; want != NULL && matches; want = want->next) {
+        const cJSON *have = metadata != NULL ? cJSON_GetObjectItemCaseSensitive(metadata, want->string) : NULL;
+        matches = have != NULL && cJSON_Compare(have, want, true);
+    }
+    cJSON_Delete(metadata);
+    return matches;
+}
+
+static struct kept *kept_new(const struct otr_point *p)
+{
+    size_t vector_bytes = (size_t)p->dimension * sizeof(float);
+    struct kept *k = malloc(sizeof *k + vector_bytes + p->id_bytes + p->metadata_bytes);
+    char *at;
+
+    if (k == NULL) {
+        return NULL;
+    }
+    at = (char *)(k + 1);
+    k->p = *p;
+    k->p.vector = memcpy(at, p->vector, vector_bytes);
+    k->p.id = memcpy(at + vector_bytes, p->id, p->id_bytes);
+    k->p.metadata = NULL;
+    if (p->metadata_bytes > 0) {
+        k->p.metadata = memcpy(at + vector_bytes + p->id_bytes, p->metadata, p->metadata_bytes);
+    }
+    return k;
+}
+
+static void consider(struct search *x, const struct otr_point *p)
+{
+    struct merge_hit hit, dropped = {0};
+    struct kept *k;
+
+    if (p->dimension != x->ask.dimension || !filter_matches(x->filter, p)) {
+        return;
+    }
+    hit = (struct merge_hit){.score = score_distance(x->metric, x->ask.vector, p->vector, p->dimension),
+                             .id = p->id,
+                             .id_bytes = p->id_bytes};
+    if (x->ask.with_threshold && hit.score > x->ask.threshold) {
+        return;
+    }
+    if (x->top.count == x->top.k && merge_compare(&hit, &x->top.hits[x->top.count - 1]) >= 0) {
+        return; /* no copy for what falls out at once */
+    }
+    k = kept_new(p);
+    if (k == NULL) {
+        x->status = OTR_NOMEM;
+        return;
+    }
+    hit.id = k->p.id;
+    hit.data = k;
+    if (!merge_top_add(&x->top, &hit, &dropped)) {
+        free(k);
+    } else {
+        free(dropped.data);
+    }
+}
+
+static void forget_hits(struct search *x)
+{
+    for (uint32_t i = 0; i < x->top.count; i++) {
+        free(x->top.hits[i].data);
+    }
+    x->top.count = 0;
+}
+
+/* --- the end
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static void forget_reader(struct search *x)
+{
+    if (x->reader != NULL) {
+        journal_reader_free(x->reader);
+        x->reader = NULL;
+    }
+}
+
+static void search_end(struct search *x, int status)
+{
+    struct node_hit *hits = NULL;
+    bool need;
+
+    if (status == 0 && !x->shown) {
+        status = read_right(x->shard, x->ask.consistency, clock_now_ms(), &need); /* again, after the work */
+    }
+    if (status == 0) {
+        hits = calloc((size_t)x->top.count + 1, sizeof *hits);
+        status = hits == NULL ? OTR_NOMEM : 0;
+    }
+    for (uint32_t i = 0; status == 0 && i < x->top.count; i++) {
+        const struct kept *k = x->top.hits[i].data;
+        hits[i].point = k->p;
+        hits[i].score = x->top.hits[i].score;
+        if (!x->ask.with_vector) {
+            hits[i].point.vector = NULL;
+        }
+    }
+    x->cb(x->data, status, hits, status == 0 ? x->top.count : 0, &x->msg);
+    free(hits);
+    forget_hits(x);
+    free(x->top.hits);
+    forget_reader(x);
+    free(x->numbers);
+    store_snapshot_free(x->snapshot);
+    cJSON_Delete(x->filter);
+    free(x);
+}
+
+/* --- the exact scan
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static void read_run(struct node_work *w)
+{
+    struct search *x = (struct search *)((char *)w - offsetof(struct search, work));
+    int rv = journal_reader_run(x->reader, &x->msg);
+
+    if (rv != 0) {
+        x->status = rv;
+    }
+    for (size_t i = 0; i < x->numbers_count && x->status == 0; i++) {
+        struct otr_point p;
+        rv = journal_reader_point_result(x->reader, x->numbers[i], &p);
+        if (rv != 0) {
+            otr_errmsg_set(&x->msg, "shard %u: a point is damaged in the journal of node %s", x->shard->id,
+                           x->shard->node->name);
+            x->status = rv;
+        } else {
+            consider(x, &p);
+        }
+    }
+}
+
+static void read_done(struct node_work *w)
+{
+    struct search *x = (struct search *)((char *)w - offsetof(struct search, work));
+
+    forget_reader(x);
+    search_go(x);
+}
+
+/* Reads the candidates: here when they are in memory and few, else off the loop. */
+static void read_start(struct search *x)
+{
+    if (x->numbers_count <= 64 && journal_reader_in_memory(x->reader)) {
+        read_run(&x->work);
+        forget_reader(x);
+        search_go(x);
+    } else {
+        node_work_start(x->shard->node, &x->work, read_run, read_done);
+    }
+}
+
+static int reader_reset(struct search *x, size_t max)
+{
+    int *grown = realloc(x->numbers, (max + 1) * sizeof *grown);
+
+    if (grown == NULL) {
+        return OTR_NOMEM;
+    }
+    x->numbers = grown;
+    x->numbers_count = 0;
+    x->reader = journal_reader_new(x->shard->node->journal);
+    return x->reader == NULL ? OTR_NOMEM : 0;
+}
+
+static int reader_add(struct search *x, journal_place place)
+{
+    int number = journal_reader_point(x->reader, place, 0);
+
+    if (number < 0) {
+        return OTR_NOMEM;
+    }
+    x->numbers[x->numbers_count++] = number;
+    return 0;
+}
+
+static int scan_start(struct search *x)
+{
+    forget_hits(x);
+    x->scanning = true;
+    x->snapshot_next = 0;
+    x->snapshot = store_snapshot_by_place(x->shard->store, x->ask.collection);
+    return x->snapshot == NULL ? OTR_NOMEM : 0;
+}
+
+static void scan_piece(struct search *x)
+{
+    int rv = reader_reset(x, SCAN_POINTS);
+
+    for (size_t i = 0; rv == 0 && i < SCAN_POINTS && x->snapshot_next < x->snapshot->count; i++) {
+        rv = reader_add(x, x->snapshot->slots[x->snapshot_next++].place);
+    }
+    if (rv != 0) {
+        search_end(x, rv);
+        return;
+    }
+    node_work_start(x->shard->node, &x->work, read_run, read_done);
+}
+
+/* --- the engine's hits
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static int compare_places(const void *a, const void *b)
+{
+    journal_place x = *(const journal_place *)a;
+    journal_place y = *(const journal_place *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* Looks the hits up. An id that comes twice (RuVector's HNSW does that) is one place, read once. */
+static int look_up(struct search *x, const struct otr_engine_hit *hits, size_t count)
+{
+    journal_place *places = calloc(count * CANDIDATES_MAX + 1, sizeof *places);
+    size_t found = 0;
+    int rv = places == NULL ? OTR_NOMEM : reader_reset(x, count * CANDIDATES_MAX);
+
+    for (size_t i = 0; rv == 0 && i < count; i++) {
+        found += store_find(x->shard->store, x->ask.collection, hits[i].id, hits[i].id_bytes, places + found,
+                            CANDIDATES_MAX);
+    }
+    if (found > 0) {
+        qsort(places, found, sizeof *places, compare_places);
+    }
+    for (size_t i = 0; rv == 0 && i < found; i++) {
+        if (i == 0 || places[i] != places[i - 1]) {
+            rv = reader_add(x, places[i]);
+        }
+    }
+    free(places);
+    return rv;
+}
+
+/* Learns how many hits fall out. */
+static void learn(struct shard *s, size_t hits, size_t live)
+{
+    uint32_t dead = (uint32_t)(hits - live);
+
+    if (dead * 2 > s->search_extra) {
+        s->search_extra = dead * 2 < EXTRA_MAX ? dead * 2 : EXTRA_MAX;
+    } else if (s->search_extra > EXTRA_FIRST && dead * 8 < s->search_extra) {
+        s->search_extra--;
+    }
+}
+
+static void on_hits(struct otr_engine_req *req, int status, const struct otr_engine_hit *hits, size_t count,
+                    const struct otr_errmsg *msg)
+{
+    struct search *x = req->data;
+    int rv;
+
+    (void)msg;
+    if (x->shard->node->closing) {
+        search_end(x, OTR_CANCELED);
+        return;
+    }
+    if (status != 0) { /* no engine, no matter: the log has everything */
+        rv = scan_start(x);
+    } else {
+        rv = look_up(x, hits, count);
+        x->live = x->numbers_count;
+        learn(x->shard, count, x->live < count ? x->live : count);
+    }
+    if (rv != 0) {
+        search_end(x, rv);
+    } else if (x->scanning) {
+        search_go(x);
+    } else {
+        read_start(x);
+    }
+}
+
+static bool ask_engine(struct search *x, const struct topology_collection *c)
+{
+    struct shard *s = x->shard;
+    struct node *n = s->node;
+    char name[OTR_ENGINE_COLLECTION_MAX];
+    uint32_t extra;
+
+    if (s->search_extra == 0) {
+        s->search_extra = EXTRA_FIRST;
+    }
+    extra = s->search_extra + (x->filter != NULL ? 3 * x->ask.k + 32 : 0);
+    x->asked = x->ask.k + extra;
+    x->engine_req.data = x;
+    feeder_collection_name(name, sizeof name, c->name, s->id);
+    return n->engine_ops->search(n->engine, &x->engine_req, name, x->ask.vector, x->ask.dimension, x->asked, on_hits) ==
+           0;
+}
+
+/* Whether the engine's page is the whole answer. Without a filter k living hits are enough, even when a threshold takes
+ * some of them away: nothing nearer is missing. */
+static bool page_complete(const struct search *x)
+{
+    return x->top.count >= x->top.k || (x->filter == NULL && x->live >= x->ask.k) ||
+           x->live >= store_count(x->shard->store, x->ask.collection);
+}
+
+static void search_begin(struct search *x)
+{
+    struct shard *s = x->shard;
+    const struct topology_collection *c = topology_collection_by_id(s->node->topology, x->ask.collection);
+    bool usable = feeder_current(s->feeder) && feeder_behind_ms(s->feeder, clock_now_ms()) <= s->node->read_lag_ms;
+    int rv = 0;
+
+    if (c == NULL || store_count(s->store, x->ask.collection) == 0) {
+        search_end(x, c == NULL ? OTR_NOTFOUND : 0);
+        return;
+    }
+    x->metric = c->metric;
+    if (c->dimension != x->ask.dimension) {
+        otr_errmsg_set(&x->msg, "dimension %u, collection %s has %u", x->ask.dimension, c->name, c->dimension);
+        search_end(x, OTR_INVALID);
+        return;
+    }
+    if (usable && ask_engine(x, c)) {
+        return;
+    }
+    rv = scan_start(x);
+    if (rv != 0) {
+        search_end(x, rv);
+    } else {
+        search_go(x);
+    }
+}
+
+/* Between the pieces: what comes next? */
+static void search_go(struct search *x)
+{
+    if (x->shard->node->closing) {
+        search_end(x, OTR_CANCELED);
+    } else if (x->status != 0) {
+        search_end(x, x->status);
+    } else if (x->scanning) {
+        if (x->snapshot_next < x->snapshot->count) {
+            scan_piece(x);
+        } else {
+            search_end(x, 0);
+        }
+    } else if (page_complete(x)) {
+        search_end(x, 0);
+    } else {
+        int rv = scan_start(x);
+        if (rv != 0) {
+            search_end(x, rv);
+        } else {
+            search_go(x);
+        }
+    }
+}
+
+/* --- the way in
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static void search_shown(void *data, const struct descriptor *shown)
+{
+    struct search *x = data;
+
+    if (shown == NULL || x->shard->node->closing) {
+        otr_errmsg_set(&x->msg, "shard %u: neither grants nor the coordinator confirm the primary", x->shard->id);
+        search_end(x, OTR_UNAVAIL);
+    } else if (!replica_read_confirmed(x->shard->replica, shown)) {
+        search_end(x, OTR_NOTPRIMARY);
+    } else {
+        x->shown = true;
+        search_begin(x);
+    }
+}
+
+static int search_ready(struct read_wait *w, uint64_t now_ms)
+{
+    struct search *x = (struct search *)((char *)w - offsetof(struct search, wait));
+    struct shard *s = x->shard;
+    bool need = false;
+    int rv = read_right(s, x->ask.consistency, now_ms, &need);
+
+    if (rv != 0 && !need) {
+        return rv;
+    }
+    if (s->stored < x->need_index) {
+        return OTR_UNAVAIL;
+    }
+    /* The engine shows what the log holds only once it is fed; without an engine the scan shows it at once. */
+    return !feeder_current(s->feeder) || feeder_applied(s->feeder) >= x->need_index ||
+                   feeder_behind_ms(s->feeder, now_ms) > s->node->read_lag_ms
+               ? 0
+               : OTR_UNAVAIL;
+}
+
+static void search_waited(struct read_wait *w, int status)
+{
+    struct search *x = (struct search *)((char *)w - offsetof(struct search, wait));
+    bool need = false;
+
+    if (status == 0) {
+        status = read_right(x->shard, x->ask.consistency, clock_now_ms(), &need);
+    }
+    if (need) {
+        coordinator_show(x->shard, search_shown, x);
+    } else if (status != 0) {
+        search_end(x, status);
+    } else {
+        search_begin(x);
+    }
+}
+
+int node_search(struct node *n, const struct node_search *search, node_search_cb cb, void *data)
+{
+    struct shard *s = node_shard(n, search->shard);
+    struct search *x;
+
+    if (s == NULL || n->closing) {
+        return OTR_NOTPRIMARY;
+    }
+    if (search->k == 0 || search->k > SEARCH_K_MAX) {
+        return OTR_INVALID;
+    }
+    x = calloc(1, sizeof *x);
+    if (x == NULL) {
+        return OTR_NOMEM;
+    }
+    x->top.hits = calloc(search->k, sizeof *x->top.hits);
+    if (search->filter != NULL) {
+        x->filter = cJSON_Parse(search->filter);
+    }
+    if (x->top.hits == NULL || (search->filter != NULL && !cJSON_IsObject(x->filter))) {
+        int rv = x->top.hits == NULL ? OTR_NOMEM : OTR_INVALID;
+        cJSON_Delete(x->filter);
+        free(x->top.hits);
+        free(x);
+        return rv;
+    }
+    x->top.k = search->k;
+    x->shard = s;
+    x->ask = *search;
+    x->cb = cb;
+    x->data = data;
+    x->need_index = search->consistency == NODE_LINEARIZABLE ? s->commit : 0;
+    if (search->after.index > x->need_index) {
+        x->need_index = search->after.index;
+    }
+    x->wait.deadline_ms = clock_now_ms() + search->timeout_ms;
+    x->wait.ready = search_ready;
+    x->wait.done = search_waited;
+    read_wait_start(s, &x->wait);
+    return 0;
+}

@@ -1,0 +1,294 @@
+/* Client writes on the primary, from node_write to the answer.
+ *
+ * A write waits in `pending`, in index order, from its DO_APPEND on. It is answered when it is committed by enough
+ * members (DO_ANSWER), stored (its outcome is then known), and applied by this node's engine, or apply_wait has passed:
+ * then with "applied":"pending" (DESIGN 4.2). A retry of a pending one joins it (PROTOCOL Q2); a retry of a finished
+ * one gets the remembered outcome (Q1). When the replica stops being primary, what is pending has an unknown outcome.
+ */
+#include "sidecar/node/node_internal.h"
+
+#include "sidecar/io/clock.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void finish_later(struct later *l)
+{
+    struct write *w = (struct write *)((char *)l - offsetof(struct write, later));
+
+    if (w->cb != NULL) {
+        w->result.message = w->message;
+        w->cb(w->data, &w->result);
+    }
+    free(w);
+}
+
+static void finish(struct shard *s, struct write *w, int status, const char *message)
+{
+    w->result.status = status;
+    w->result.position = w->position;
+    w->result.outcome = w->outcome;
+    snprintf(w->message, sizeof w->message, "%s", message);
+    later_run(s->node, &w->later, finish_later);
+}
+
+void write_appended(struct shard *s, struct write *w, struct otr_position position)
+{
+    w->position = position;
+    w->body = NULL; /* lent; the journal has it */
+    w->next = NULL;
+    *s->pending_tail = w;
+    s->pending_tail = &w->next;
+}
+
+void write_replied(struct shard *s, const struct replica_action *a, struct write *w)
+{
+    assert(w != NULL);
+    w->body = NULL;
+    w->position = (struct otr_position){a->reply.epoch, a->reply.index};
+    switch (a->reply.reply) {
+    case REPLICA_REPLY_DUPLICATE:
+        w->outcome = a->reply.outcome;
+        finish(s, w, 0, "");
+        return;
+    case REPLICA_REPLY_JOIN:
+        w->next = s->joined;
+        s->joined = w;
+        return;
+    case REPLICA_REPLY_REFUSED:
+        w->position = (struct otr_position){0, 0};
+        finish(s, w, a->reply.status, otr_strerror(a->reply.status));
+        return;
+    }
+}
+
+/* Takes out of both lists what `from` says, ending it with `status`. */
+static void end_from(struct shard *s, uint64_t from, int status, const char *message)
+{
+    struct write **p = &s->pending_head;
+
+    while (*p != NULL) {
+        struct write *w = *p;
+        if (w->position.index >= from) {
+            *p = w->next;
+            finish(s, w, status, message);
+        } else {
+            p = &w->next;
+        }
+    }
+    s->pending_tail = p;
+    for (p = &s->joined; *p != NULL;) {
+        struct write *w = *p;
+        if (w->position.index >= from) {
+            *p = w->next;
+            finish(s, w, status, message);
+        } else {
+            p = &w->next;
+        }
+    }
+}
+
+void write_abandon(struct shard *s, uint64_t from_index)
+{
+    end_from(s, from_index, OTR_UNKNOWN, "the primary changed before the write was committed");
+}
+
+void write_cut(struct shard *s, uint64_t index)
+{
+    end_from(s, index, OTR_UNKNOWN, "the primary changed before the write was committed");
+}
+
+void write_outcome(struct shard *s, uint64_t index, uint32_t outcome)
+{
+    for (struct write *w = s->pending_head; w != NULL && w->position.index <= index; w = w->next) {
+        if (w->position.index == index) {
+            w->outcome = outcome;
+            w->outcome_known = true;
+        }
+    }
+    for (struct write *w = s->joined; w != NULL; w = w->next) {
+        if (w->position.index == index) {
+            w->outcome = outcome;
+            w->outcome_known = true;
+        }
+    }
+}
+
+/* Whether w may be answered; notes since when it could, were it not for the engine. */
+static bool answerable(struct shard *s, struct write *w, uint64_t now_ms)
+{
+    if (w->position.index > s->answerable || w->position.index > s->stored) {
+        return false;
+    }
+    if (feeder_applied(s->feeder) >= w->position.index) {
+        return true;
+    }
+    if (w->committed_ms == 0) {
+        w->committed_ms = now_ms;
+    }
+    if (now_ms - w->committed_ms < s->node->apply_wait_ms) {
+        return false;
+    }
+    w->result.applied_pending = true;
+    return true;
+}
+
+void write_answer(struct shard *s, uint64_t now_ms)
+{
+    while (s->pending_head != NULL && answerable(s, s->pending_head, now_ms)) {
+        struct write *w = s->pending_head;
+        s->pending_head = w->next;
+        if (w->next == NULL) {
+            s->pending_tail = &s->pending_head;
+        }
+        finish(s, w, 0, "");
+    }
+    for (struct write **p = &s->joined; *p != NULL;) {
+        struct write *w = *p;
+        if (answerable(s, w, now_ms)) {
+            *p = w->next;
+            finish(s, w, 0, "");
+        } else {
+            p = &w->next;
+        }
+    }
+}
+
+void write_free_all(struct shard *s)
+{
+    struct write *lists[2] = {s->pending_head, s->joined};
+
+    for (int i = 0; i < 2; i++) {
+        for (struct write *w = lists[i], *next; w != NULL; w = next) {
+            next = w->next;
+            free(w);
+        }
+    }
+    s->pending_head = NULL;
+    s->joined = NULL;
+}
+
+/* --- the way in -----------------------------------------------------------------------------------------------------
+ */
+
+/* Every point belongs to this shard and fits its collection. What an engine could refuse is refused here, before
+ * commit. */
+static int check_body(struct shard *s, enum record_kind kind, const uint8_t *body, size_t body_bytes, char *why,
+                      size_t why_bytes)
+{
+    const struct topology_collection *c;
+    struct topology_shard *known = topology_shard(s->node->topology, s->id);
+    struct body_iter it;
+    struct otr_point p;
+    int rv = body_iter_init(&it, (uint16_t)kind, body, body_bytes);
+
+    if (rv != 0) {
+        snprintf(why, why_bytes, "malformed body");
+        return OTR_INVALID;
+    }
+    c = topology_collection_by_id(s->node->topology, it.collection);
+    if (c == NULL) {
+        snprintf(why, why_bytes, "no such collection");
+        return OTR_NOTFOUND;
+    }
+    while ((rv = body_next(&it, &p)) == 0) {
+        uint32_t place = (uint32_t)point_hash(p.id, p.id_bytes);
+        if (known == NULL || !known->known || place < known->descriptor.hash_first ||
+            place > known->descriptor.hash_last) {
+            snprintf(why, why_bytes, "a point of another shard");
+            return OTR_INVALID;
+        }
+        if (kind == RECORD_PUT && p.dimension != c->dimension) {
+            snprintf(why, why_bytes, "dimension %u, collection %s has %u", p.dimension, c->name, c->dimension);
+            return OTR_INVALID;
+        }
+    }
+    if (rv != OTR_NOTFOUND) {
+        snprintf(why, why_bytes, "malformed body");
+        return OTR_INVALID;
+    }
+    return 0;
+}
+
+static int admit(struct shard *s, enum record_kind kind, const uint8_t *body, size_t body_bytes, char *why,
+                 size_t why_bytes)
+{
+    struct node *n = s->node;
+
+    why[0] = '\0';
+    if (s->role != REPLICA_PRIMARY) {
+        return s->role == REPLICA_TAKEOVER ? OTR_UNAVAIL : OTR_NOTPRIMARY;
+    }
+    if (n->disk_full) {
+        snprintf(why, why_bytes, "the disk of node %s is full", n->name);
+        return OTR_NOSPACE;
+    }
+    if (journal_pending_bytes(n->journal) > NODE_PENDING_BYTES_MAX) {
+        return OTR_BUSY;
+    }
+    return kind == RECORD_DROP ? 0 : check_body(s, kind, body, body_bytes, why, why_bytes);
+}
+
+static void feed_write(struct shard *s, struct write *w)
+{
+    s->current_write = w;
+    shard_feed(s, &(struct replica_event){
+                      .type = REPLICA_EV_WRITE,
+                      .write = {.ticket = 1, .time_ms = clock_wall_ms(), .request_id = w->id},
+                  });
+    if (s->current_write != NULL) { /* the process is dying */
+        s->current_write = NULL;
+        finish(s, w, OTR_UNAVAIL, "the node is stopping");
+    }
+}
+
+int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id, enum record_kind kind,
+               const uint8_t *body, size_t body_bytes, node_write_cb cb, void *data)
+{
+    struct shard *s = node_shard(n, shard);
+    struct write *w;
+    int rv;
+
+    if (s == NULL) {
+        return OTR_NOTPRIMARY;
+    }
+    w = calloc(1, sizeof *w);
+    if (w == NULL) {
+        return OTR_NOMEM;
+    }
+    w->cb = cb;
+    w->data = data;
+    w->id = *id;
+    w->kind = kind;
+    w->body = body;
+    w->body_bytes = body_bytes;
+    rv = admit(s, kind, body, body_bytes, w->message, sizeof w->message);
+    if (rv != 0) {
+        char why[sizeof w->message];
+        snprintf(why, sizeof why, "%s", w->message[0] != '\0' ? w->message : otr_strerror(rv));
+        w->body = NULL;
+        finish(s, w, rv, why);
+        return 0;
+    }
+    feed_write(s, w);
+    return 0;
+}
+
+int write_internal(struct shard *s, enum record_kind kind, const uint8_t *body, size_t body_bytes)
+{
+    struct write *w;
+
+    if (s->stepping || s->role != REPLICA_PRIMARY) {
+        return OTR_UNAVAIL;
+    }
+    w = calloc(1, sizeof *w);
+    if (w == NULL) {
+        return OTR_NOMEM;
+    }
+    w->kind = kind;
+    w->body = body;
+    w->body_bytes = body_bytes;
+    feed_write(s, w);
+    return 0;
+}
