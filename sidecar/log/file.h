@@ -50,4 +50,10 @@ struct file {
 int file_posix_new(struct file_system **fs, const char *path, struct otr_errmsg *msg);
 void file_posix_free(struct file_system *fs);
 
+/* Takes the file `path` as this process's lock (PROTOCOL E5: one process per data directory), creating it when missing;
+ * the kernel gives it up when the process ends, however it ends. The file holds the owner's pid. OTR_INUSE when another
+ * process has it (its pid is in msg), OTR_DENIED, OTR_IO. */
+OTR_MUST_CHECK int file_posix_lock(const char *path, int *lock, struct otr_errmsg *msg);
+void file_posix_unlock(int lock);
+
 #endif

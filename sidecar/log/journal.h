@@ -46,6 +46,7 @@ struct journal_config {
     uint64_t segment_bytes; /* a segment is sealed at about this size; 0: 256 MiB */
     size_t tail_bytes;      /* how much of the newest records stays in memory for journal_read; 0: 64 MiB */
     const char *identity;   /* "<cluster>/<node>": written on first use; another one refuses to open (OTR_INVALID) */
+    uint64_t journal_id;    /* random bits, used when the journal is created; 0: derived from the identity */
 };
 
 /* Recovery's and appends' report about a shard. */
@@ -76,9 +77,12 @@ int journal_shard(const struct journal *j, otr_shard shard, struct journal_shard
 void journal_shards(const struct journal *j, void (*cb)(otr_shard shard, void *data), void *data);
 /* Epoch of the entry at index; 0 when it is not retained (the seed's base counts as retained). */
 uint64_t journal_epoch_at(const struct journal *j, otr_shard shard, uint64_t index);
+/* Place of the entry at index; 0 when it is not retained. */
+journal_place journal_place_of(const struct journal *j, otr_shard shard, uint64_t index);
 
-/* --- appending: into the open batch; errors OTR_NOMEM, OTR_IO (failed), OTR_BUSY (too much not yet flushed) and then
- * nothing has changed ---------------------------------------------------------------------------------------------- */
+/* --- appending: into the open batch; errors OTR_NOMEM, OTR_IO (failed), OTR_BUSY (too much not yet flushed), the same
+ * as OTR_NOSPACE while the disk is full, and then nothing has changed ------------------------------------------------
+ */
 
 /* A new entry. Asserts that h->index is last + 1. h->checksum is set. *place may be NULL. */
 int journal_append(struct journal *j, struct record_header *h, const uint8_t *body, journal_place *place);

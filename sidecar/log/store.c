@@ -1,0 +1,566 @@
+/* A collection's table is open-addressed with linear probing. A slot's home is hash * capacity / 2^64, so that homes
+ * ascend with hashes: the runs of occupied slots stand in hash order, and a page of a scroll is found by walking on
+ * from its first home. (The routing of points to shards fixes low bits of the hash only.) Deletion moves later slots of
+ * the run back, so that no tombstones pile up. */
+#include "sidecar/log/store_internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum { TABLE_CAPACITY_MIN = 16 };
+
+struct table {
+    uint64_t collection;
+    size_t count;
+    size_t capacity;
+    struct store_slot *slots; /* place 0: empty */
+};
+
+struct store {
+    store_hash_fn hash;
+    struct table *tables; /* ascending by collection; only those with points */
+    size_t tables_count;
+    size_t tables_capacity;
+};
+
+/* --- one table ---------------------------------------------------------------------------------------------------- */
+
+static size_t home_of(uint64_t hash, size_t capacity)
+{
+    __extension__ typedef unsigned __int128 wide;
+
+    return (size_t)((wide)hash * capacity >> 64);
+}
+
+static size_t next_slot(const struct table *t, size_t i)
+{
+    return i + 1 == t->capacity ? 0 : i + 1;
+}
+
+/* Puts a slot behind the others of its run; there is room. */
+static void table_insert(struct table *t, struct store_slot slot)
+{
+    size_t i = home_of(slot.hash, t->capacity);
+
+    while (t->slots[i].place != 0) {
+        i = next_slot(t, i);
+    }
+    t->slots[i] = slot;
+    t->count++;
+}
+
+static int table_resize(struct table *t, size_t capacity)
+{
+    struct table grown = {.collection = t->collection, .capacity = capacity};
+
+    if (capacity > SIZE_MAX / sizeof *grown.slots) {
+        return OTR_NOMEM;
+    }
+    grown.slots = calloc(capacity, sizeof *grown.slots);
+    if (grown.slots == NULL) {
+        return OTR_NOMEM;
+    }
+    for (size_t i = 0; i < t->capacity; i++) {
+        if (t->slots[i].place != 0) {
+            table_insert(&grown, t->slots[i]);
+        }
+    }
+    free(t->slots);
+    *t = grown;
+    return 0;
+}
+
+/* At most 4/5 full, growing by half: between 20 and 30 bytes a point. */
+static int table_reserve(struct table *t, size_t more)
+{
+    size_t need = (t->count + more) / 4 * 5 + 5;
+    size_t capacity = t->capacity + t->capacity / 2;
+
+    if (need <= t->capacity) {
+        return 0;
+    }
+    capacity = capacity < TABLE_CAPACITY_MIN ? TABLE_CAPACITY_MIN : capacity;
+    return table_resize(t, capacity < need ? need : capacity);
+}
+
+/* Memory that a great deletion left behind is given back; where there is none to do so, it stays. */
+static void table_shrink(struct table *t)
+{
+    if (t->capacity > 4 * TABLE_CAPACITY_MIN && t->count < t->capacity / 8) {
+        (void)table_resize(t, t->count * 2 + TABLE_CAPACITY_MIN);
+    }
+}
+
+/* True when a slot with home `home`, found at `from`, may stand at `to` instead, which comes before it in its run: then
+ * its home is not in (to, from], read around the end of the table. */
+static bool may_move(size_t home, size_t from, size_t to)
+{
+    return to < from ? home <= to || home > from : home <= to && home > from;
+}
+
+static void table_remove(struct table *t, size_t hole)
+{
+    for (size_t i = next_slot(t, hole); t->slots[i].place != 0; i = next_slot(t, i)) {
+        if (may_move(home_of(t->slots[i].hash, t->capacity), i, hole)) {
+            t->slots[hole] = t->slots[i];
+            hole = i;
+        }
+    }
+    t->slots[hole].place = 0;
+    t->count--;
+}
+
+/* The slot of this very id, or NULL. */
+static struct store_slot *table_find(const struct table *t, uint64_t hash, const char *id, size_t id_bytes,
+                                     store_same_id_cb same_id, void *data)
+{
+    for (size_t i = home_of(hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
+        if (t->slots[i].hash == hash && (same_id == NULL || same_id(data, t->slots[i].place, id, id_bytes))) {
+            return &t->slots[i];
+        }
+    }
+    return NULL;
+}
+
+/* --- tables ------------------------------------------------------------------------------------------------------- */
+
+/* Where the collection's table is, or would be. */
+static size_t table_position(const struct store *s, uint64_t collection)
+{
+    size_t low = 0;
+    size_t high = s->tables_count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (s->tables[middle].collection < collection) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+static struct table *table_get(const struct store *s, uint64_t collection)
+{
+    size_t at = table_position(s, collection);
+
+    return at < s->tables_count && s->tables[at].collection == collection ? &s->tables[at] : NULL;
+}
+
+/* The collection's table with room for `more` points; NULL: out of memory, nothing has changed. */
+static struct table *table_make(struct store *s, uint64_t collection, size_t more)
+{
+    struct table *t = table_get(s, collection);
+    struct table fresh = {.collection = collection};
+    size_t at;
+
+    if (t != NULL) {
+        return table_reserve(t, more) == 0 ? t : NULL;
+    }
+    if (s->tables_count == s->tables_capacity) {
+        struct table *grown = realloc(s->tables, (s->tables_capacity * 2 + 4) * sizeof *grown);
+        if (grown == NULL) {
+            return NULL;
+        }
+        s->tables = grown;
+        s->tables_capacity = s->tables_capacity * 2 + 4;
+    }
+    if (table_reserve(&fresh, more) != 0) {
+        return NULL;
+    }
+    at = table_position(s, collection);
+    memmove(s->tables + at + 1, s->tables + at, (s->tables_count - at) * sizeof *s->tables);
+    s->tables[at] = fresh;
+    s->tables_count++;
+    return &s->tables[at];
+}
+
+static void table_drop(struct store *s, struct table *t)
+{
+    size_t at = (size_t)(t - s->tables);
+
+    free(t->slots);
+    s->tables_count--;
+    memmove(s->tables + at, s->tables + at + 1, (s->tables_count - at) * sizeof *s->tables);
+}
+
+struct store *store_new_with_hash(store_hash_fn hash)
+{
+    struct store *s = calloc(1, sizeof *s);
+
+    if (s != NULL) {
+        s->hash = hash;
+    }
+    return s;
+}
+
+struct store *store_new(void)
+{
+    return store_new_with_hash(point_hash);
+}
+
+void store_clear(struct store *s)
+{
+    for (size_t i = 0; i < s->tables_count; i++) {
+        free(s->tables[i].slots);
+    }
+    s->tables_count = 0;
+}
+
+void store_free(struct store *s)
+{
+    if (s != NULL) {
+        store_clear(s);
+        free(s->tables);
+        free(s);
+    }
+}
+
+/* --- applying ----------------------------------------------------------------------------------------------------- */
+
+/* Walks the whole body before anything is done with it. */
+static int body_check(uint16_t kind, const uint8_t *body, size_t bytes, struct body_iter *it)
+{
+    struct otr_point p;
+    int rv = body_iter_init(it, kind, body, bytes);
+
+    while (rv == 0) {
+        rv = body_next(it, &p);
+    }
+    if (rv != OTR_NOTFOUND) {
+        return rv;
+    }
+    return body_iter_init(it, kind, body, bytes);
+}
+
+static int apply_put(struct store *s, uint16_t kind, const uint8_t *body, size_t bytes, journal_place place,
+                     store_same_id_cb same_id, void *data, uint32_t *outcome)
+{
+    struct body_iter it;
+    struct otr_point p;
+    struct table *t;
+    uint32_t count;
+
+    if (body_check(kind, body, bytes, &it) != 0) {
+        return OTR_CORRUPT;
+    }
+    count = it.left;
+    if (count > 0) {
+        t = table_make(s, it.collection, count);
+        if (t == NULL) {
+            return OTR_NOMEM;
+        }
+        while (body_next(&it, &p) == 0) {
+            struct store_slot slot = {.hash = s->hash(p.id, p.id_bytes),
+                                      .place = place + (RECORD_HEADER_BYTES + it.offset) / 8};
+            struct store_slot *old = table_find(t, slot.hash, p.id, p.id_bytes, same_id, data);
+            if (old != NULL) {
+                *old = slot;
+            } else {
+                table_insert(t, slot);
+            }
+        }
+    }
+    *outcome = count;
+    return 0;
+}
+
+static int apply_delete(struct store *s, const uint8_t *body, size_t bytes, store_same_id_cb same_id, void *data,
+                        uint32_t *outcome)
+{
+    struct body_iter it;
+    struct otr_point p;
+    struct table *t;
+
+    if (body_check(RECORD_DELETE, body, bytes, &it) != 0) {
+        return OTR_CORRUPT;
+    }
+    *outcome = 0;
+    t = table_get(s, it.collection);
+    while (t != NULL && t->count > 0 && body_next(&it, &p) == 0) {
+        struct store_slot *old = table_find(t, s->hash(p.id, p.id_bytes), p.id, p.id_bytes, same_id, data);
+        if (old != NULL) {
+            table_remove(t, (size_t)(old - t->slots));
+            *outcome += 1;
+        }
+    }
+    if (t != NULL && t->count == 0) {
+        table_drop(s, t);
+    } else if (t != NULL) {
+        table_shrink(t);
+    }
+    return 0;
+}
+
+static int apply_drop(struct store *s, const uint8_t *body, size_t bytes)
+{
+    struct body_iter it;
+    struct table *t;
+
+    if (body_iter_init(&it, RECORD_DROP, body, bytes) != 0) {
+        return OTR_CORRUPT;
+    }
+    t = table_get(s, it.collection);
+    if (t != NULL) {
+        table_drop(s, t);
+    }
+    return 0;
+}
+
+int store_apply(struct store *s, const struct record_header *h, const uint8_t *body, journal_place place,
+                store_same_id_cb same_id, void *data, uint32_t *outcome)
+{
+    uint32_t count = 0;
+    int rv = 0;
+
+    switch (h->kind) {
+    case RECORD_PUT:
+        rv = apply_put(s, h->kind, body, h->body_bytes, place, same_id, data, &count);
+        break;
+    case RECORD_DELETE:
+        rv = apply_delete(s, body, h->body_bytes, same_id, data, &count);
+        break;
+    case RECORD_DROP:
+        rv = apply_drop(s, body, h->body_bytes);
+        break;
+    case RECORD_EPOCH:
+        break;
+    default:
+        rv = OTR_CORRUPT;
+        break;
+    }
+    if (rv == 0 && outcome != NULL) {
+        *outcome = count;
+    }
+    return rv;
+}
+
+int store_apply_seed(struct store *s, const uint8_t *put_body, size_t bytes, journal_place place,
+                     store_same_id_cb same_id, void *data)
+{
+    uint32_t count;
+
+    return apply_put(s, RECORD_PUT, put_body, bytes, place, same_id, data, &count);
+}
+
+/* --- looking ------------------------------------------------------------------------------------------------------ */
+
+size_t store_find(const struct store *s, uint64_t collection, const char *id, size_t id_bytes, journal_place *places,
+                  size_t max)
+{
+    const struct table *t = table_get(s, collection);
+    uint64_t hash = s->hash(id, id_bytes);
+    size_t found = 0;
+
+    if (t == NULL) {
+        return 0;
+    }
+    for (size_t i = home_of(hash, t->capacity); t->slots[i].place != 0 && found < max; i = next_slot(t, i)) {
+        if (t->slots[i].hash == hash) {
+            places[found++] = t->slots[i].place;
+        }
+    }
+    return found;
+}
+
+uint64_t store_count(const struct store *s, uint64_t collection)
+{
+    const struct table *t = table_get(s, collection);
+
+    return t == NULL ? 0 : t->count;
+}
+
+uint64_t store_count_all(const struct store *s)
+{
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < s->tables_count; i++) {
+        count += s->tables[i].count;
+    }
+    return count;
+}
+
+void store_collections(const struct store *s, void (*cb)(uint64_t collection, uint64_t count, void *data), void *data)
+{
+    for (size_t i = 0; i < s->tables_count; i++) {
+        cb(s->tables[i].collection, s->tables[i].count, data);
+    }
+}
+
+size_t store_memory_bytes(const struct store *s)
+{
+    size_t bytes = sizeof *s + s->tables_capacity * sizeof *s->tables;
+
+    for (size_t i = 0; i < s->tables_count; i++) {
+        bytes += s->tables[i].capacity * sizeof *s->tables[i].slots;
+    }
+    return bytes;
+}
+
+/* --- snapshots ---------------------------------------------------------------------------------------------------- */
+
+struct item {
+    struct store_slot slot;
+    uint64_t collection;
+};
+
+struct items {
+    struct item *list;
+    size_t count;
+};
+
+static uint64_t key_place(const struct item *i)
+{
+    return i->slot.place;
+}
+
+static uint64_t key_hash(const struct item *i)
+{
+    return i->slot.hash;
+}
+
+/* Sorts by radix, byte by byte from the lowest: a snapshot of a large shard is taken on the loop thread, where qsort's
+ * time is not to be had. Bytes that are equal in all keys (most of them, in places) cost one pass of counting. */
+static int items_sort(struct items *items, uint64_t (*key)(const struct item *))
+{
+    struct item *from = items->list;
+    struct item *to = malloc(items->count * sizeof *to + 1);
+    struct item *sorted;
+
+    if (to == NULL) {
+        return OTR_NOMEM;
+    }
+    for (unsigned shift = 0; shift < 64; shift += 8) {
+        size_t starts[257] = {0};
+
+        for (size_t i = 0; i < items->count; i++) {
+            starts[(key(&from[i]) >> shift & 0xFF) + 1]++;
+        }
+        if (items->count == 0 || starts[(key(&from[0]) >> shift & 0xFF) + 1] == items->count) {
+            continue;
+        }
+        for (size_t b = 1; b < 256; b++) {
+            starts[b] += starts[b - 1];
+        }
+        for (size_t i = 0; i < items->count; i++) {
+            to[starts[key(&from[i]) >> shift & 0xFF]++] = from[i];
+        }
+        sorted = to;
+        to = from;
+        from = sorted;
+    }
+    items->list = from;
+    free(to);
+    return 0;
+}
+
+static void items_add(struct items *items, const struct table *t, size_t i)
+{
+    items->list[items->count++] = (struct item){.slot = t->slots[i], .collection = t->collection};
+}
+
+/* Adds the table's points with hashes of at least `from`: all of them, or in the order of runs until there are `max`.
+ */
+static void items_collect(struct items *items, const struct table *t, uint64_t from, size_t max)
+{
+    size_t before = items->count;
+    size_t i = home_of(from, t->capacity);
+
+    for (; i < t->capacity; i++) {
+        if (t->slots[i].place == 0) {
+            if (items->count - before >= max) {
+                return; /* What follows has higher hashes than all of this run. */
+            }
+        } else if (t->slots[i].hash >= from && home_of(t->slots[i].hash, t->capacity) <= i) {
+            items_add(items, t, i);
+        }
+    }
+    /* The last run may go on at the start of the table. */
+    for (i = 0; i < t->capacity && t->slots[i].place != 0; i++) {
+        if (t->slots[i].hash >= from && home_of(t->slots[i].hash, t->capacity) > i) {
+            items_add(items, t, i);
+        }
+    }
+}
+
+static struct store_snapshot *snapshot_of(const struct items *items, size_t count, bool with_collections)
+{
+    struct store_snapshot *snap = calloc(1, sizeof *snap);
+
+    if (snap == NULL) {
+        return NULL;
+    }
+    snap->count = count;
+    snap->slots = malloc(count * sizeof *snap->slots + 1);
+    if (with_collections) {
+        snap->collections = malloc(count * sizeof *snap->collections + 1);
+    }
+    if (snap->slots == NULL || (with_collections && snap->collections == NULL)) {
+        store_snapshot_free(snap);
+        return NULL;
+    }
+    for (size_t i = 0; i < count; i++) {
+        snap->slots[i] = items->list[i].slot;
+        if (with_collections) {
+            snap->collections[i] = items->list[i].collection;
+        }
+    }
+    return snap;
+}
+
+/* At most `max`, but equal hashes stay together where they can: the next page begins above the last hash. */
+static size_t page_count(const struct items *items, size_t max)
+{
+    size_t count = max;
+
+    if (items->count <= max) {
+        return items->count;
+    }
+    while (count > 0 && items->list[count - 1].slot.hash == items->list[count].slot.hash) {
+        count--;
+    }
+    return count == 0 ? max : count;
+}
+
+static struct store_snapshot *snapshot(const struct store *s, uint64_t collection, uint64_t from, size_t max,
+                                       uint64_t (*key)(const struct item *))
+{
+    const struct table *only = table_get(s, collection);
+    size_t room = (size_t)(collection == 0 ? store_count_all(s) : store_count(s, collection));
+    struct items items = {.list = malloc(room * sizeof *items.list + 1)};
+    struct store_snapshot *snap = NULL;
+
+    if (items.list == NULL) {
+        return NULL;
+    }
+    for (size_t i = 0; i < s->tables_count; i++) {
+        if (collection == 0 || &s->tables[i] == only) {
+            items_collect(&items, &s->tables[i], from, max);
+        }
+    }
+    if (items_sort(&items, key) == 0) {
+        snap = snapshot_of(&items, page_count(&items, max), collection == 0);
+    }
+    free(items.list);
+    return snap;
+}
+
+struct store_snapshot *store_snapshot_by_place(const struct store *s, uint64_t collection)
+{
+    return snapshot(s, collection, 0, SIZE_MAX, key_place);
+}
+
+struct store_snapshot *store_snapshot_by_hash(const struct store *s, uint64_t collection, uint64_t from, size_t max)
+{
+    return snapshot(s, collection, from, max, key_hash);
+}
+
+void store_snapshot_free(struct store_snapshot *snap)
+{
+    if (snap != NULL) {
+        free(snap->slots);
+        free(snap->collections);
+        free(snap);
+    }
+}
