@@ -4,8 +4,14 @@
 # one Criterion program that links the libraries of LINK_<room> and nothing else, so that a pure room stays pure.
 
 BUILD ?= build
-CC    ?= gcc
+CC    := gcc
 SANITIZE ?= 0
+# One short line a file; `make V=1` shows the commands.
+V ?= 0
+ifeq ($(V),0)
+Q := @
+say = @echo "  $(1)"
+endif
 
 ROOMS := sidecar/core sidecar/log sidecar/io sidecar/coord sidecar/peer sidecar/node sidecar/api sidecar/cli \
          backends/etcd engines/ruvector
@@ -56,10 +62,12 @@ all: $(BUILD)/outrigger$(BUILD_SUFFIX)
 PROTO := $(BUILD)/gen/outrigger.pb-c
 $(PROTO).c $(PROTO).h &: sidecar/peer/outrigger.proto
 	@mkdir -p $(BUILD)/gen
-	protoc-c --proto_path=sidecar/peer --c_out=$(BUILD)/gen outrigger.proto
+	$(call say,PROTOC $<)
+	$(Q)protoc-c --proto_path=sidecar/peer --c_out=$(BUILD)/gen outrigger.proto
 $(OBJ)/gen/outrigger.pb-c.o: $(PROTO).c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_BASE) $(CFLAGS) -w -c $< -o $@
+	$(call say,CC $<)
+	$(Q)$(CC) $(CFLAGS_BASE) $(CFLAGS) -w -c $< -o $@
 
 # --- rooms ---------------------------------------------------------------------------------------------------------
 define room
@@ -79,15 +87,17 @@ $(LIB)/libcli.a: OBJ_cli_nomain = $(filter-out $(MAIN_OBJ),$(OBJ_cli))
 
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_BASE) $(WARNINGS) $(CFLAGS) -c $< -o $@
+	$(call say,CC $<)
+	$(Q)$(CC) $(CFLAGS_BASE) $(WARNINGS) $(CFLAGS) -c $< -o $@
 
 $(LIB)/%.a:
 	@mkdir -p $(@D)
 	@rm -f $@
-	ar rcsD $@ $(filter-out $(MAIN_OBJ),$(filter %.o,$^))
+	$(Q)ar rcsD $@ $(filter-out $(MAIN_OBJ),$(filter %.o,$^))
 
 $(BUILD)/outrigger$(BUILD_SUFFIX): $(MAIN_OBJ) $(call libs,cli)
-	$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(MAIN_OBJ) -Wl,--start-group $(call libs,cli) -Wl,--end-group $(SYS_ALL)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(MAIN_OBJ) -Wl,--start-group $(call libs,cli) -Wl,--end-group $(SYS_ALL)
 
 # --- unit tests: one Criterion program a room ------------------------------------------------------------------------
 TEST_CFLAGS := $(filter-out -Wconversion -Wmissing-prototypes,$(WARNINGS)) -Wno-conversion
@@ -95,14 +105,16 @@ TESTLIB_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/lib/*.c))
 
 $(OBJ)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
+	$(call say,CC $<)
+	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
 
 define unit
 UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c))
 $$(UNIT_OBJ_$(1)): | $(PROTO).h
 $(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(call libs,$(1))
 	@mkdir -p $$(@D)
-	$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $$@ $$(UNIT_OBJ_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
+	$$(call say,LINK $$@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $$@ $$(UNIT_OBJ_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
 .PHONY: unit-$(1)
 unit-$(1): $(BIN)/unit-$(1)
 	$(BIN)/unit-$(1)
@@ -115,12 +127,48 @@ CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) 
                    $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store)
 $(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
 $(BUILD)/servers/etcd/.unpacked:
 	BUILD=$(BUILD) scripts/fetch-etcd.sh
 .PHONY: conformance
 conformance: $(BIN)/conformance $(BUILD)/servers/etcd/.unpacked
 	ETCD=$(BUILD)/servers/etcd/usr/bin/etcd $(BIN)/conformance -j4 $(if $(BACKEND),--filter '$(BACKEND)/*')
+
+# --- everything the tests need; what they run is listed in tests/run.py -----------------------------------------------------
+MODULES := engines/ruvector/node/node_modules
+.PHONY: test test-long test-programs demo deps servers
+# Installs what is missing and fetches what is not installed but unpacked.
+servers: $(BUILD)/servers/etcd/.unpacked
+	$(Q)scripts/fetch-ruvector.sh
+test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/simulate
+test:
+	$(Q)scripts/install-deps.sh build demo test
+	$(Q)$(MAKE) --no-print-directory -j2 test-programs servers compile_commands.json
+	$(Q)$(MAKE) --no-print-directory -j2 test-programs SANITIZE=1
+	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD)
+test-long: test
+	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) --set long
+
+demo:
+	$(Q)scripts/install-deps.sh build demo
+	$(Q)$(MAKE) --no-print-directory -j2 all servers
+	$(Q)/usr/bin/python3 examples/packages/demo.py
+
+# For editors and clang-tidy: what the compiler is called with, one entry a file.
+compile_commands.json: Makefile
+	$(Q)printf '%s\n' $(foreach r,$(ROOMS),$(SRC_$(notdir $(r)))) | awk -v cc="$(CC)" -v flags="$(filter-out -MMD -MP,$(CFLAGS_BASE)) $(WARNINGS)" -v dir="$(CURDIR)" \
+	  'BEGIN {print "["} {printf "%s{\"directory\": \"%s\", \"file\": \"%s\", \"command\": \"%s %s -c %s\"}\n", (NR > 1 ? "," : ""), dir, $$0, cc, flags, $$0} END {print "]"}' > $@
+
+help:
+	@echo "make               build/outrigger"
+	@echo "make demo          installs what is missing, builds, runs the main job on real input"
+	@echo "make test          installs what is missing, runs every test (tests/run.py has the list)"
+	@echo "make unit-ROOM     the unit tests of one room: $(UNIT_ROOMS)"
+	@echo "make conformance   coordination backends against real servers; BACKEND=etcd or fake for one"
+	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
+	@echo "make format        settles the layout of all C files"
+	@echo "SANITIZE=1         the same with AddressSanitizer and UndefinedBehaviorSanitizer; V=1 shows the commands"
 
 # --- layout ----------------------------------------------------------------------------------------------------------
 FORMATTED = $(shell git ls-files -co --exclude-standard '*.c' '*.h')

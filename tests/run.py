@@ -1,0 +1,126 @@
+#!/usr/bin/python3
+"""Runs every test suite and prints a table of them with their times.
+
+`make test` calls this with the suites of SUITES whose set is "test"; `make test-long` with those of "long". Each suite is one
+command with a budget in seconds; its output goes to build/test-logs/<suite>.log and is shown only when it fails. Reports of
+AddressSanitizer, UndefinedBehaviorSanitizer and valgrind are collected in files, since Criterion swallows them, and any report
+fails its suite. A suite that exits with 77 was skipped; under CI=true that is a failure unless tests/skips.txt names it.
+"""
+import argparse
+import glob
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOMS = ["core", "log", "io", "coord", "peer", "api", "cli"]
+SKIPPED = 77
+
+# (name, set, budget in seconds, command)
+SUITES = (
+    [(f"unit-{room}", "test", 120, f"$BUILD/bin/unit-{room} -j2") for room in ROOMS]
+    + [("unit-ruvector", "test", 180, "$BUILD/bin/unit-ruvector -j1")]
+    + [(f"unit-{room}-sanitized", "test", 240, f"$BUILD/bin-sanitize/unit-{room} -j2") for room in ROOMS]
+    + [
+        ("unit-ruvector-sanitized", "test", 240, "$BUILD/bin-sanitize/unit-ruvector -j1"),
+        ("unit-core-valgrind", "test", 400, "$VALGRIND $BUILD/bin/unit-core -j2 --timeout 300"),
+        ("ruvector-server", "test", 120, "node --test engines/ruvector/node/test/"),
+        ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
+        ("simulation", "test", 240, "$BUILD/bin/simulate --seeds 1-200"),
+        ("conformance", "test", 300, "make -s conformance BUILD=$BUILD"),
+        ("conformance-sanitized", "test", 400, "make -s conformance BUILD=$BUILD SANITIZE=1"),
+        ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
+        ("format", "test", 60, "make -s format-check"),
+        ("words", "test", 10, "tests/words.sh"),
+    ]
+)
+
+
+def allowed_skips():
+    path = os.path.join(ROOT, "tests", "skips.txt")
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as f:
+        lines = [line.strip() for line in f if line.strip() and not line.startswith("#")]
+    return dict(line.split(":", 1) for line in lines)
+
+
+def run_suite(name, budget, command, logs, env):
+    """Returns (status, seconds); status is "passed", "failed", "skipped" or "over budget"."""
+    reports = os.path.join(logs, f"{name}.reports")
+    shutil.rmtree(reports, ignore_errors=True)
+    os.makedirs(reports)
+    env = dict(
+        env,
+        ASAN_OPTIONS=f"log_path={reports}/asan:detect_leaks=1:abort_on_error=0",
+        UBSAN_OPTIONS=f"log_path={reports}/ubsan:print_stacktrace=1",
+        VALGRIND=f"valgrind -q --trace-children=yes --leak-check=full --log-file={reports}/valgrind.%p",
+    )
+    began = time.monotonic()
+    with open(os.path.join(logs, f"{name}.log"), "wb") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=budget)
+            status = {0: "passed", SKIPPED: "skipped"}.get(code, "failed")
+        except subprocess.TimeoutExpired:
+            status = "over budget"
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+    found = [path for path in glob.glob(f"{reports}/*") if os.path.getsize(path) > 0]
+    if found:
+        status = "failed"
+        with open(os.path.join(logs, f"{name}.log"), "ab") as log:
+            for path in found[:5]:
+                log.write(f"\n--- {os.path.basename(path)}\n".encode())
+                with open(path, "rb") as report:
+                    log.write(report.read()[:20000])
+    return status, time.monotonic() - began
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default="build", help="build directory")
+    parser.add_argument("--set", default="test", choices=["test", "long"], dest="which")
+    parser.add_argument("only", nargs="*", help="names of suites; default: all of the set")
+    args = parser.parse_args()
+    suites = [s for s in SUITES if (s[0] in args.only if args.only else s[1] == args.which)]
+    unknown = set(args.only) - {s[0] for s in SUITES}
+    if unknown:
+        sys.exit(f"unknown suites: {', '.join(sorted(unknown))}; there are: {', '.join(s[0] for s in SUITES)}")
+    logs = os.path.join(ROOT, args.build, "test-logs")
+    os.makedirs(logs, exist_ok=True)
+    env = dict(os.environ, BUILD=args.build)
+    rows, ci, skips = [], os.environ.get("CI") == "true", allowed_skips()
+    for name, _, budget, command in suites:
+        print(f"{name} ...", end=" ", flush=True)
+        status, seconds = run_suite(name, budget, command, logs, env)
+        if status == "skipped" and ci and name not in skips:
+            status = "failed"
+            print("(a skip under CI that tests/skips.txt does not name)", end=" ")
+        print(f"{status} ({seconds:.1f} s)", flush=True)
+        if status in ("failed", "over budget"):
+            with open(os.path.join(logs, f"{name}.log"), encoding="utf-8", errors="replace") as log:
+                print("".join(log.readlines()[-80:]))
+        rows.append((name, status, seconds, budget))
+    width = max(len(row[0]) for row in rows)
+    print(f"\n{'suite':{width}}  {'result':11}  {'seconds':>8}  {'budget':>6}")
+    for name, status, seconds, budget in rows:
+        print(f"{name:{width}}  {status:11}  {seconds:8.1f}  {budget:6d}")
+    failed = sum(row[1] in ("failed", "over budget") for row in rows)
+    skipped = sum(row[1] == "skipped" for row in rows)
+    print(f"{'total':{width}}  {'':11}  {sum(row[2] for row in rows):8.1f}")
+    print(f"\n{len(rows) - failed - skipped} passed, {failed} failed, {skipped} skipped")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
