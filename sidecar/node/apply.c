@@ -17,6 +17,7 @@ struct apply_read {
     struct node_work work;
     struct shard *shard;
     struct journal_reader *reader;
+    uint64_t first; /* index of the first entry read */
     int status;
     struct otr_errmsg msg;
 };
@@ -101,7 +102,8 @@ static void read_done(struct node_work *w)
     int rv = a->status;
 
     s->apply_reading = false;
-    if (rv == 0 && !s->node->closing && s->seed_in == NULL) {
+    /* A seed may have replaced the log meanwhile: what was read then belongs to the old one. */
+    if (rv == 0 && !s->node->closing && s->seed_in == NULL && a->first == s->stored + 1) {
         rv = apply_bytes(s, entries);
     }
     journal_reader_free(a->reader);
@@ -129,6 +131,7 @@ static int read_entries(struct shard *s)
         return OTR_NOMEM;
     }
     a->shard = s;
+    a->first = s->stored + 1;
     rv = journal_reader_entries(a->reader, s->id, s->stored + 1, s->commit, APPLY_BYTES);
     if (rv != 0) {
         journal_reader_free(a->reader);

@@ -11,7 +11,7 @@ static void on_durable(void *data, otr_shard shard, uint64_t durable_index, uint
     struct node *n = data;
     struct shard *s = node_shard(n, shard);
 
-    if (s != NULL) {
+    if (s != NULL && !n->closing) {
         shard_durable(s, durable_index, metas_durable);
     }
 }

@@ -16,6 +16,9 @@ static void on_idle(uv_idle_t *idle)
         l->cb(l);
         l = next;
     }
+    if (n->closing) {
+        node_closing_step(n);
+    }
 }
 
 void later_start(struct node *n)

@@ -185,8 +185,6 @@ void node_wait_cancel(struct node_wait *w)
 /* --- work off the loop
  * -------------------------------------------------------------------------------------------------- */
 
-static void try_finish(struct node *n);
-
 static void work_run(uv_work_t *req)
 {
     struct node_work *w = req->data;
@@ -203,7 +201,7 @@ static void work_done(uv_work_t *req, int status)
     n->work_outstanding--;
     w->done(w);
     if (n->closing) {
-        try_finish(n);
+        node_closing_step(n);
     }
 }
 
@@ -302,7 +300,7 @@ static void free_all(struct node *n)
 void node_handle_closed(struct node *n)
 {
     n->handles_open--;
-    try_finish(n);
+    node_closing_step(n);
 }
 
 static void on_own_handle_closed(uv_handle_t *handle)
@@ -311,7 +309,7 @@ static void on_own_handle_closed(uv_handle_t *handle)
 }
 
 /* Peers, engine and coordinator are gone and no work is under way: the loop's handles follow, then memory. */
-static void try_finish(struct node *n)
+void node_closing_step(struct node *n)
 {
     void (*cb)(void *data) = n->close_cb;
     void *data = n->close_data;
@@ -337,7 +335,7 @@ static void try_finish(struct node *n)
 static void part_closed(struct node *n)
 {
     n->parts_open--;
-    try_finish(n);
+    node_closing_step(n);
 }
 
 static void on_hub_closed(void *data)
@@ -362,7 +360,7 @@ static void on_closing_idle(struct later *l)
     struct node *n = (struct node *)((char *)l - offsetof(struct node, closing_later));
 
     n->parts_open--;
-    try_finish(n);
+    node_closing_step(n);
 }
 
 static void end_waits(struct node *n)

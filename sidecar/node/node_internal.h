@@ -218,6 +218,8 @@ struct node_work {
 void node_work_start(struct node *n, struct node_work *w, void (*run)(struct node_work *),
                      void (*done)(struct node_work *));
 void node_handle_closed(struct node *n);
+/* While closing: goes on once nothing is under way any more. */
+void node_closing_step(struct node *n);
 
 /* shard.c */
 int shard_new(struct node *n, otr_shard id, struct shard **out);
