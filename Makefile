@@ -108,8 +108,10 @@ $(OBJ)/tests/%.o: tests/%.c
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
 
+TESTLIB_log := fake_disk
+
 define unit
-UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c))
+UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,$$(TESTLIB_$(1)))
 $$(UNIT_OBJ_$(1)): | $(PROTO).h
 $(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(call libs,$(1))
 	@mkdir -p $$(@D)
