@@ -19,7 +19,7 @@ stamp=$modules/.outrigger-stamp
 exec 9< "$server/package.json"
 flock 9
 
-wanted=$(cat "$server/package.json" "$server/package-lock.json" | sha256sum | cut -d' ' -f1)
+wanted=$(sha256sum < "$server/package-lock.json" | cut -d' ' -f1)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     echo "$modules"
     exit 0
@@ -31,13 +31,17 @@ major=$(node -p 'process.versions.node.split(".")[0]')
 [ "$major" -ge 18 ] || fail "node $(node --version) is too old: 18 or later is needed"
 [ "$(uname -m)" = x86_64 ] || fail "the packages are pinned for x86_64, this machine is $(uname -m)"
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-if ! (cd "$server" && npm ci --omit=dev --no-audit --no-fund) > "$log" 2>&1; then
-    cat "$log" >&2
+# Aside and then in place: servers that run meanwhile never see half of it.
+work=$(mktemp -d "$server/.fetch.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+cp "$server/package.json" "$server/package-lock.json" "$server/.npmrc" "$work"
+if ! (cd "$work" && npm ci --omit=dev --no-audit --no-fund) > "$work/log" 2>&1; then
+    cat "$work/log" >&2
     fail "npm ci failed: is the package registry reachable?"
 fi
 # What was installed must load here: a C library that is too old shows only now.
-(cd "$server" && node -e 'require("@ruvector/core").version()') || fail "RuVector was installed but does not load"
-echo "$wanted" > "$stamp"
+(cd "$work" && node -e 'require("@ruvector/core").version()') || fail "RuVector was installed but does not load"
+echo "$wanted" > "$work/node_modules/.outrigger-stamp"
+rm -rf "$modules"
+mv "$work/node_modules" "$modules"
 echo "$modules"

@@ -4,13 +4,15 @@
 //
 // With HNSW the engine leaves dead nodes in its graph: a replaced point stays findable at its old place (with the new
 // vector beside it), a removed one as an id without vector, and both use up places among the k nearest. A search
-// therefore asks for more, drops what is dead or comes twice, and scores anew. A restart builds a clean graph.
-import { createRequire } from 'node:module';
+// therefore asks for more, drops what is dead or comes twice, and scores anew. With many of them parts of the graph
+// cannot be reached at all, however much one asks for. Only a restart, which builds the graph anew from what is stored,
+// helps: in a running process a new graph either blocks everything while it grows (same file) or holds the old file's
+// room on the disk for good (new file). Hence the flat index is the default, and `holes` tells how bad it is.
+import { VectorDb } from './core.js';
 import { Ids } from './ids.js';
 import { admitted, checkDimension, distance } from './vectors.js';
 import { invalid, notFound } from './errors.js';
 
-const { VectorDb } = createRequire(import.meta.url)('@ruvector/core');
 
 export const K_MAX = 100000;
 const HOLES_MAX = 2000; // how many more an HNSW search asks for at most

@@ -5,7 +5,8 @@
 //   GET    /ready                        200 {status:"ready", collections, total_points}
 //   POST   /collections                  {name, dimension, metric?, hnsw?} -> 201; 409
 //   GET    /collections                  {collections: [name]}
-//   GET    /collections/:c               {name, dimension, metric, index: "flat" or "hnsw", count}
+//   GET    /collections/:c               {name, dimension, metric, index: "flat" or "hnsw", holes, count}
+//                                        holes: dead nodes in the graph of an HNSW index (collection.js)
 //   DELETE /collections/:c               204; 404
 //   PUT    /collections/:c/points        {points: [{id?, vector, metadata?}]} -> {ids}
 //   POST   /collections/:c/points/search {vector, k = 10, score_threshold?, filter?, with_vector = true}
@@ -66,7 +67,11 @@ function readBody(request) {
       }
       resolve(body);
     });
-    request.on('close', () => reject(invalid('the connection ended inside the body')));
+    request.on('close', () => {
+      if (!request.complete) {
+        reject(invalid('the connection ended inside the body'));
+      }
+    });
     request.on('error', reject);
   });
 }
@@ -206,7 +211,8 @@ async function collectionGet({ store }, request, response, name) {
   const collection = store.get(name);
   const { dimension, metric, hnsw } = collection.settings;
   const count = await collection.count();
-  sendJson(response, 200, { name, dimension, metric, index: hnsw === null ? 'flat' : 'hnsw', count });
+  const index = hnsw === null ? { index: 'flat', holes: 0 } : { index: 'hnsw', holes: collection.holes };
+  sendJson(response, 200, { name, dimension, metric, ...index, count });
 }
 
 async function collectionDrop({ store }, request, response, name) {

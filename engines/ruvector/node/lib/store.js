@@ -12,14 +12,13 @@
 // The data id is drawn with a new collections.json and says "these data are the ones you saw before". A file of the list
 // that is missing or cannot be opened breaks that promise: the collection is dropped and another id is drawn.
 import fs from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import path from 'node:path';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Collection } from './collection.js';
+import { VectorDb } from './core.js';
 import { conflict, notFound } from './errors.js';
 
-const { VectorDb } = createRequire(import.meta.url)('@ruvector/core');
 const LIST = 'collections.json';
 const LOCK_PATIENCE_MS = 2000; // a process that was just killed takes a moment to be gone
 
@@ -41,9 +40,23 @@ async function writeDurably(directory, name, text) {
   }
 }
 
+// Makes a directory and its parents. Not `recursive: true`, which never returns where mkdir says ENOENT for good (/proc).
+async function makeDirectory(directory) {
+  try {
+    await fs.mkdir(directory);
+  } catch (error) {
+    if (error.code === 'ENOENT' && path.dirname(directory) !== directory) {
+      await makeDirectory(path.dirname(directory));
+      await fs.mkdir(directory);
+    } else if (error.code !== 'EEXIST') {
+      throw error;
+    }
+  }
+}
+
 export class Store {
   constructor(directory) {
-    this.directory = directory;
+    this.directory = path.resolve(directory);
     this.bootId = randomUUID();
     this.dataId = null;
     this.kept = false; // the data of an earlier process are all there
@@ -56,7 +69,7 @@ export class Store {
   // Makes the directory if need be and takes it for this process. Throws an Error with a text for people.
   async claim() {
     try {
-      await fs.mkdir(this.directory, { recursive: true });
+      await makeDirectory(this.directory);
       const probe = path.join(this.directory, `probe-${this.bootId}`);
       await fs.writeFile(probe, '');
       await fs.rm(probe);
