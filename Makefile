@@ -109,6 +109,8 @@ $(OBJ)/tests/%.o: tests/%.c
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
 
 TESTLIB_log := fake_disk
+TESTLIB_io := http_stub
+TESTLIB_etcd := http_stub
 
 define unit
 UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,$$(TESTLIB_$(1)))

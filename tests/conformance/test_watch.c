@@ -101,7 +101,6 @@ CASE(watch_sees_whole_transactions)
 /* The coordinator is killed and restarted again and again under the watch: nothing lost, nothing twice. */
 CASE(watch_across_restarts)
 {
-    struct otr_backend *writer = w->b;
     struct watch watch = {0};
 
     watch_start(w, &watch, w->b, "w/", revision_now(w));
@@ -111,7 +110,6 @@ CASE(watch_across_restarts)
         world_pass(w, round * 40u);
         w->driver->start(w);
     }
-    (void)writer;
     count(w, 401, 500);
     AWAIT(w, watch.seen_count >= 500);
     world_pass(w, 200);
@@ -124,6 +122,7 @@ CASE(watch_across_restarts)
 CASE(watch_across_compaction)
 {
     struct watch watch = {0};
+    uint64_t revision;
     size_t i;
 
     put(w, "w/gone", "1");
@@ -131,15 +130,15 @@ CASE(watch_across_compaction)
     watch_start(w, &watch, w->b, "w/", revision_now(w));
     put(w, "w/seen", "1");
     AWAIT(w, watch.seen_count == 1);
-    w->ops->watch_stop(w->b, &watch.watch);
+    revision = watch.seen[0].revision;
+    watch_close(&watch);
     erase(w, "w/gone");
     put(w, "w/new", "2");
     put(w, "w/kept", "2");
     w->driver->compact(w);
     put(w, "w/after", "3");
     /* As after a long absence. */
-    watch_close(&(struct watch){.final_count = 1, .seen = watch.seen});
-    watch_start(w, &watch, w->b, "w/", watch.seen[0].revision);
+    watch_start(w, &watch, w->b, "w/", revision);
     AWAIT(w, watch.resyncs_count == 1);
     cr_assert(watch.seen[0].type == OTR_WATCH_RESYNC);
     for (i = 1; watch.seen[i].type != OTR_WATCH_RESYNC_END; i++) {
