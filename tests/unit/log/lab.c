@@ -148,7 +148,7 @@ static void check_state(const struct lab *l, otr_shard shard)
     struct journal_shard_state state = lab_state(l, shard);
     const struct lab_shard *r = &l->recovered[shard];
 
-    cr_assert(not(state.damaged));
+    cr_assert(l->maybe_damaged || !state.damaged);
     cr_assert(eq(int, state.seed_unfinished, r->seed_unfinished));
     cr_assert(eq(u64, state.base.index, r->base.index));
     cr_assert(eq(u64, state.last.index, r->count == 0 ? r->base.index : r->entries[r->count - 1].index));
@@ -203,8 +203,9 @@ void lab_kill(struct lab *l)
 static int note(struct lab *l, int rv, struct lab_op op)
 {
     if (rv == 0) {
-        if ((l->count & (l->count - 1)) == 0) { /* a power of two: full */
-            l->ops = realloc(l->ops, (l->count == 0 ? 1 : 2 * l->count) * sizeof *l->ops);
+        if (l->count == l->capacity) {
+            l->capacity = 2 * l->capacity + 64;
+            l->ops = realloc(l->ops, l->capacity * sizeof *l->ops);
         }
         l->ops[l->count++] = op;
     }

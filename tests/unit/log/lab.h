@@ -42,7 +42,9 @@ struct lab {
     struct journal *j;
     struct lab_op *ops;
     size_t count;
-    size_t acked; /* ops[0..acked) were reported durable */
+    size_t capacity;
+    size_t acked;       /* ops[0..acked) were reported durable */
+    bool maybe_damaged; /* a write failed or bytes were damaged: shards may be reported as damaged */
     uint64_t rng;
     struct lab_shard *recovered; /* [LAB_SHARDS] */
     struct otr_errmsg msg;
