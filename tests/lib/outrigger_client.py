@@ -143,6 +143,16 @@ class Client:
         path = f"{_path(collection)}/points/{quote(point_id, safe='')}"
         return _expect(self.write("DELETE", path, deadline_s=deadline_s), (200,), f"delete {point_id} of {collection}")
 
+    def delete_many(self, collection, point_ids, deadline_s=None):
+        answer = self.write("POST", _path(collection) + "/points/delete", {"ids": list(point_ids)}, deadline_s)
+        return _expect(answer, (200,), f"delete {len(point_ids)} points of {collection}")
+
+    def delete_collection(self, name):
+        answer = self.write("DELETE", _path(name))
+        if answer.status == 404 and answer.retries > 0:
+            return answer  # Our own first attempt deleted it; its answer was lost.
+        return _expect(answer, (204,), f"delete collection {name}")
+
     def search(self, collection, vector, k=10, consistency="linearizable", **more):
         """The list of hits, best first."""
         path = f"{_path(collection)}/points/search?consistency={consistency}"

@@ -1,0 +1,388 @@
+"""A real cluster for a test: `outrigger dev` in a directory of its own, and everything that a test does to its processes.
+
+`ClusterTest` starts one cluster per test class and stops it afterwards; all processes die with the test, whatever
+happens. The directory is kept, and the tails of the logs are printed, when a test of the class failed. BUILD names the
+build directory (default "build"), KEEP=1 keeps directories of passing tests too.
+"""
+import ctypes
+import glob
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
+from outrigger_client import Client, read_dev, wait_until  # noqa: E402,F401
+
+BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
+PROGRAM = os.environ.get("OUTRIGGER", os.path.join(BUILD, "outrigger")).split()
+ETCD = os.path.join(BUILD, "servers", "etcd", "usr", "bin", "etcd")
+START_S, STOP_S, IN_SYNC_S = 60, 30, 60
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent():
+    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; counts for the thread that forks: the main one
+
+
+def start_process(command, log_path, **options):
+    """A child in a group of its own that dies with us; its output goes to log_path."""
+    with open(log_path, "ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
+                                start_new_session=True, preexec_fn=_die_with_parent, **options)
+
+
+def run(*arguments, timeout=60, **options):
+    """Runs the program to its end: CompletedProcess with text."""
+    return subprocess.run(PROGRAM + list(arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT,
+                          timeout=timeout, **options)
+
+
+def free_ports(count):
+    """Ports that nobody listens on, below those that the kernel gives to outgoing connections."""
+    found = []
+    while len(found) < count:
+        port = random.randrange(12000, 32000)
+        if port not in found and _is_free(port):
+            found.append(port)
+    return found
+
+
+def _is_free(port):
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+            return True
+        except OSError:
+            return False
+
+
+def _free_base(nodes):
+    while True:
+        base = random.randrange(12000, 31000)
+        if all(_is_free(base + 10 * i + j) for i in range(nodes) for j in range(2)):
+            return base
+
+
+def start_time(pid):
+    """When the process started, in the kernel's ticks; None when there is none (or only its exit code is left)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def option(command, name):
+    """The value of --name in an argument list."""
+    for i, word in enumerate(command):
+        if word == f"--{name}":
+            return command[i + 1]
+        if word.startswith(f"--{name}="):
+            return word.split("=", 1)[1]
+    raise KeyError(f"--{name} is not among {command}")
+
+
+def tail(path, lines=15):
+    with open(path, encoding="utf-8", errors="replace") as log:
+        return "".join(log.readlines()[-lines:])
+
+
+class Process:
+    """One process of the cluster, whoever started it."""
+
+    def __init__(self, name, command, pid, url=None, child=None):
+        self.name, self.command, self.pid, self.url, self.child = name, command, pid, url, child
+        self.started = start_time(pid)
+
+    @property
+    def runs(self):
+        if self.child is not None and self.child.poll() is not None:
+            return False
+        return self.started is not None and start_time(self.pid) == self.started
+
+    def signal(self, number):
+        if self.runs:
+            os.kill(self.pid, number)
+
+    def ended(self, deadline_s=10):
+        wait_until(lambda: not self.runs, deadline_s, f"the end of {self.name} (pid {self.pid})", 0.01)
+
+
+class Status:
+    """What `outrigger cluster status --json` says."""
+
+    def __init__(self, value):
+        self.value = value
+        self.shards = {shard["id"]: shard for shard in value["shards"]}
+        self.nodes = {node["id"]: node for node in value["nodes"]}
+
+    def primary(self, shard):
+        value = self.shards[shard].get("primary")
+        return value["node"] if isinstance(value, dict) else value
+
+    def led_by(self, node):
+        return [shard for shard in self.shards if self.primary(shard) == node]
+
+    def members(self, shard):
+        """{node: log id} of the in-sync set."""
+        return {m["node"]: m.get("log") for m in self.shards[shard]["in_sync"]}
+
+    def all_in_sync(self):
+        return all(self.primary(s) and set(_names(shard["replicas"])) == set(self.members(s))
+                   for s, shard in self.shards.items())
+
+
+def _names(values):
+    return [value["node"] if isinstance(value, dict) else value for value in values]
+
+
+class Cluster:
+    """`outrigger dev` and what came of it."""
+
+    def __init__(self, shards=4, nodes=3, arguments=()):
+        self.directory = tempfile.mkdtemp(prefix="outrigger-test-")
+        self.data = os.path.join(self.directory, "dev")
+        os.mkdir(self.data)
+        self.shards, self.nodes, self.arguments = shards, nodes, list(arguments)
+        self.port = _free_base(nodes)
+        self.dev = self.child = None
+        self.processes = {}  # {(node or "coordinator", "sidecar" | "engine" | "etcd"): Process}
+        self.log_path = os.path.join(self.directory, "dev.log")
+        self.known = []  # every Process there ever was
+
+    # --- start and stop -----------------------------------------------------------------------------------------------
+
+    def start(self):
+        """Starts the cluster, for the first time or again, and waits until it is writable."""
+        before = self._dev_text()
+        command = PROGRAM + ["dev", "--nodes", str(self.nodes), "--shards", str(self.shards), "--dir", self.data,
+                             "--port", str(self.port), *self.arguments]
+        self.child = start_process(command, self.log_path)
+        wait_until(lambda: self._dev_written(before), START_S, f"dev.json of {' '.join(command)}")
+        self.processes = {}
+        with open(os.path.join(self.data, "dev.json"), encoding="utf-8") as file:
+            value = json.load(file)
+        for i, c in enumerate(value["coordinator"]):
+            name = "coordinator" if i == 0 else f"coordinator-{i + 1}"
+            self._add(name, "etcd", c["start"], c["pid"], c["url"])
+        for node, raw in zip(self.dev.nodes, value["nodes"]):
+            self._add(node.id, "engine", node.engine_start, node.engine_pid)
+            self._add(node.id, "sidecar", node.start, node.pid, node.client)
+            self.processes[node.id, "sidecar"].peer = raw["peer"]
+        self.wait_ready()
+        return self
+
+    def _dev_text(self):
+        try:
+            with open(os.path.join(self.data, "dev.json"), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
+    def _dev_written(self, before):
+        if self.child.poll() is not None:
+            raise AssertionError(f"outrigger dev ended with exit code {self.child.returncode}:\n{tail(self.log_path)}")
+        if self._dev_text() in (b"", before):
+            return False
+        self.dev = read_dev(os.path.join(self.data, "dev.json"))
+        return self.dev is not None
+
+    def _add(self, node, what, command, pid, url=None, child=None):
+        process = Process(f"{what} of {node}" if what != "etcd" else node, command, pid, url, child)
+        self.processes[node, what] = process
+        self.known.append(process)
+
+    def stop(self):
+        """Stops everything in order. Returns what was wrong about it, in words."""
+        wrong = []
+        for process in self.known:
+            process.signal(signal.SIGCONT)
+        if self.child is not None and self.child.poll() is None:
+            self.child.terminate()
+            try:
+                code = self.child.wait(STOP_S)
+                if code != 0:
+                    wrong.append(f"outrigger dev: exit code {code} after SIGTERM")
+            except subprocess.TimeoutExpired:
+                wrong.append(f"outrigger dev did not stop within {STOP_S} s of SIGTERM")
+                self.child.kill()
+                self.child.wait()
+        for process in self.known:
+            if process.child is not None:  # Ours, not dev's.
+                process.signal(signal.SIGKILL)
+                process.child.wait()
+            else:
+                try:
+                    process.ended(10)
+                except TimeoutError:
+                    wrong.append(f"{process.name} outlived outrigger dev")
+                    process.signal(signal.SIGKILL)
+        return wrong
+
+    def kill_everything(self):
+        """SIGKILL to every process at once, `outrigger dev` included."""
+        everything = [p for p in self.known if p.runs]
+        os.kill(self.child.pid, signal.SIGKILL)
+        for process in everything:
+            process.signal(signal.SIGKILL)
+        self.child.wait()
+        for process in everything:
+            process.ended()
+
+    def remove(self):
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def logs(self):
+        return sorted(glob.glob(f"{self.directory}/**/*.log", recursive=True))
+
+    def print_logs(self):
+        print(f"\n--- kept: {self.directory}", file=sys.stderr)
+        for path in self.logs():
+            print(f"--- {os.path.relpath(path, self.directory)}\n{tail(path)}", file=sys.stderr)
+
+    # --- what a test does to it ---------------------------------------------------------------------------------------
+
+    @property
+    def node_ids(self):
+        return [node.id for node in self.dev.nodes]
+
+    def url(self, node):
+        return self.processes[node, "sidecar"].url
+
+    def kill(self, node, *whats):
+        """SIGKILL; returns once the processes are gone."""
+        processes = [self.processes[node, what] for what in whats]
+        for process in processes:
+            process.signal(signal.SIGKILL)
+        for process in processes:
+            process.ended()
+
+    def pause(self, node, what):
+        self.processes[node, what].signal(signal.SIGSTOP)
+
+    def resume(self, node, what):
+        self.processes[node, what].signal(signal.SIGCONT)
+
+    def restart(self, node, *whats):
+        """Starts what was killed, as dev.json says."""
+        for what in whats:
+            old = self.processes[node, what]
+            assert not old.runs, f"{old.name} still runs"
+            child = start_process(old.command, os.path.join(self.directory, f"{node}-{what}-again.log"))
+            self._add(node, what, old.command, child.pid, old.url, child)
+
+    def data_dir(self, node, what):
+        return option(self.processes[node, what].command, "data" if what != "etcd" else "data-dir")
+
+    # --- what a test asks it ------------------------------------------------------------------------------------------
+
+    def client(self, node=None, **options):
+        """A client of all sidecars that prefers that node; with alone=True it knows no other."""
+        urls = [n.client for n in self.dev.nodes]
+        if options.pop("alone", False):
+            return Client([self.url(node)], **options)
+        return Client(urls, self.node_ids.index(node) if node else 0, **options)
+
+    def clients(self, **options):
+        return [self.client(node, **options) for node in self.node_ids]
+
+    def status(self):
+        """Asked of the first sidecar that runs."""
+        last = None
+        for node in self.node_ids:
+            if self.processes[node, "sidecar"].runs:
+                last = run("cluster", "status", "--json", "--sidecar", self.url(node), timeout=30)
+                if last.returncode == 0:
+                    return Status(json.loads(last.stdout))
+        raise AssertionError(f"cluster status: {last.stderr if last else 'no sidecar runs'}")
+
+    def ready(self, node):
+        client = Client([self.url(node)], deadline_s=2, attempt_s=2)
+        try:
+            return client.request("GET", "/readyz").status == 200
+        except Exception:  # Not ready is not ready, whatever the reason.
+            return False
+        finally:
+            client.close()
+
+    def wait_ready(self):
+        for node in self.node_ids:
+            wait_until(lambda: self.ready(node), START_S, f"{node} to be ready")
+
+    def wait_in_sync(self, deadline_s=IN_SYNC_S):
+        """Until every replica is in the in-sync set of its shard and every node is ready; returns the status."""
+        last = [None]
+
+        def whole():
+            last[0] = self.status()
+            return last[0] if last[0].all_in_sync() else None
+
+        try:
+            status = wait_until(whole, deadline_s, "all replicas to be in sync", 0.2)
+        except TimeoutError as error:
+            members = {s: (last[0].primary(s), sorted(last[0].members(s))) for s in last[0].shards}
+            raise AssertionError(f"{error}; now: {members}") from None
+        self.wait_ready()
+        return status
+
+    def pick_primary(self):
+        """The node that leads most shards."""
+        status = self.status()
+        return max(self.node_ids, key=lambda node: len(status.led_by(node)))
+
+
+class ClusterTest(unittest.TestCase):
+    """One cluster for all tests of the class."""
+
+    shards, nodes, arguments = 4, 3, ()
+    cluster = None
+    broken = False
+
+    @classmethod
+    def setUpClass(cls):
+        cls.broken = False
+        cls.cluster = Cluster(cls.shards, cls.nodes, cls.arguments)
+        try:
+            cls.cluster.start()
+        except BaseException:
+            cls.cluster.stop()
+            cls.cluster.print_logs()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        wrong = cls.cluster.stop()
+        if wrong or cls.broken:
+            cls.cluster.print_logs()
+        elif os.environ.get("KEEP") != "1":
+            cls.cluster.remove()
+        if wrong:
+            raise AssertionError("; ".join(wrong))
+
+    def run(self, result=None):
+        before = len(result.failures) + len(result.errors)
+        super().run(result)
+        if len(result.failures) + len(result.errors) > before:
+            type(self).broken = True
+        return result
+
+    def assert_none(self, problems, shown=10):
+        """problems: what is wrong, in words."""
+        if problems:
+            more = f"\n... and {len(problems) - shown} more" if len(problems) > shown else ""
+            self.fail("\n".join(map(str, problems[:shown])) + more)
+
+
+def clock_s():
+    return time.monotonic()
