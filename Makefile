@@ -109,6 +109,7 @@ $(OBJ)/tests/%.o: tests/%.c
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
 
 TESTLIB_log := fake_disk
+TESTLIB_node := fake_backend fake_store
 TESTLIB_io := http_stub
 TESTLIB_etcd := http_stub
 

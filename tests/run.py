@@ -16,7 +16,7 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-ROOMS = ["core", "log", "io", "coord", "peer", "api", "cli"]
+ROOMS = ["core", "log", "io", "coord", "peer", "etcd", "node", "api", "cli"]
 SKIPPED = 77
 
 # (name, set, budget in seconds, command)

@@ -42,8 +42,8 @@ static void on_link(void *data, struct peer_link *link, enum peer_link_state sta
     struct node *n = data;
     otr_node peer = (otr_node)(uintptr_t)peer_link_data(link);
     struct node_peer *p = &n->peers[peer];
-    const char *name = topology_name(n->topology, peer);
 
+    (void)why; /* the hub has said it */
     if (n->closing || n->dying) {
         return;
     }
@@ -51,12 +51,10 @@ static void on_link(void *data, struct peer_link *link, enum peer_link_state sta
     case PEER_LINK_UP:
         p->up = true;
         p->incarnation = incarnation;
-        log_info("", "peer %s: connected", name);
         tell_all(n, peer, REPLICA_PEER_UP, incarnation);
         return;
     case PEER_LINK_DOWN:
         p->up = false;
-        log_info("", "peer %s: connection lost: %s", name, why != NULL ? why->text : "");
         tell_all(n, peer, REPLICA_PEER_DOWN, p->incarnation);
         return;
     case PEER_LINK_REFUSED:
@@ -65,7 +63,7 @@ static void on_link(void *data, struct peer_link *link, enum peer_link_state sta
             /* Never met: the process that announced this address is not there. */
             p->incarnation = topology_node(n->topology, peer)->incarnation;
         }
-        log_info("", "peer %s: refuses connections: its process is dead", name);
+        log_info("", "peer %s: refuses connections: its process is dead", topology_name(n->topology, peer));
         tell_all(n, peer, REPLICA_PEER_DEAD, p->incarnation);
         return;
     }

@@ -1,0 +1,259 @@
+/* One point: asked of one replica after the other until one answers. */
+#include "sidecar/node/door_internal.h"
+
+#include "sidecar/io/clock.h"
+
+#include <stdlib.h>
+
+struct get_op {
+    struct door_op op;
+    struct door_get g;
+    door_get_cb cb;
+    void *data;
+    struct otr_point id; /* a copy, for attempts that outlive the operation */
+    otr_shard shard;
+    bool routed;
+    struct door_tried tried;
+    uint32_t open;
+    otr_node asked;
+    uint64_t asked_ms;
+    int status; /* of the newest failure */
+    struct otr_errmsg msg;
+};
+
+static void get_answer(struct get_op *o, const struct otr_point *point)
+{
+    door_get_cb cb = o->cb;
+
+    o->cb = NULL; /* get_finish has nothing to say any more. */
+    cb(o->data, 0, point, NULL);
+    door_op_settle(&o->op);
+}
+
+static void get_look(struct door_op *op, uint64_t now_ms);
+
+static bool somebody_left(const struct get_op *o)
+{
+    return door_read_target(o->op.node, o->shard, o->g.consistency, false, &o->tried) != OTR_NODE_NONE;
+}
+
+static void get_failed(struct get_op *o, int status, const char *message)
+{
+    uint64_t now_ms = clock_now_ms();
+
+    o->status = status;
+    otr_errmsg_set(&o->msg, "%s", message != NULL && message[0] != '\0' ? message : otr_strerror(status));
+    if (status == OTR_INVALID || (status == OTR_NOTFOUND && now_ms - o->op.started_ms >= DOOR_NOTFOUND_MS)) {
+        o->op.deadline_ms = now_ms; /* No other replica will say anything else. */
+    } else if (o->routed && o->open == 0 && somebody_left(o)) {
+        get_look(&o->op, now_ms);
+    }
+    door_op_wait(&o->op, now_ms);
+}
+
+static bool get_returned(struct get_op *o)
+{
+    if (!door_op_returned(&o->op)) {
+        return false;
+    }
+    o->open--;
+    return true;
+}
+
+static void get_done(void *data, int status, const struct otr_point *points, size_t count, const struct otr_errmsg *msg)
+{
+    struct get_op *o = data;
+
+    if (!get_returned(o)) {
+        return;
+    }
+    if (status != 0) {
+        get_failed(o, status, msg != NULL ? msg->text : NULL);
+    } else {
+        get_answer(o, count != 0 ? &points[0] : NULL);
+    }
+}
+
+/* The point of a reply; OTR_PROTO when it is not the one asked for. */
+static int read_reply(struct get_op *o, const Outrigger__V1__GetReply *reply, struct otr_point *point)
+{
+    const Outrigger__V1__Point *p = reply->points[0];
+
+    *point = o->id;
+    if (strlen(p->id) != o->id.id_bytes || memcmp(p->id, o->id.id, o->id.id_bytes) != 0 ||
+        p->metadata.len > OTR_METADATA_MAX || !door_wire_vector(&p->vector, &point->vector, &point->dimension) ||
+        point->dimension == 0) {
+        return OTR_PROTO;
+    }
+    point->metadata = p->metadata.len != 0 ? (const char *)p->metadata.data : NULL;
+    point->metadata_bytes = (uint32_t)p->metadata.len;
+    return 0;
+}
+
+static void get_remote_done(void *data, int status, const ProtobufCMessage *message, const struct otr_errmsg *msg)
+{
+    const Outrigger__V1__GetReply *reply = (const Outrigger__V1__GetReply *)(const void *)message;
+    struct get_op *o = data;
+    struct otr_point point;
+
+    if (!get_returned(o)) {
+        return;
+    }
+    if (status != 0) {
+        get_failed(o, status, msg != NULL ? msg->text : NULL);
+    } else if (reply->status != 0) {
+        get_failed(o, door_wire_status(reply->status), reply->message);
+    } else if (reply->n_points == 0) {
+        get_answer(o, NULL);
+    } else if (read_reply(o, reply, &point) != 0) {
+        get_failed(o, OTR_PROTO, NULL);
+    } else {
+        get_answer(o, &point);
+    }
+}
+
+static int get_remote(struct get_op *o, otr_node target, uint32_t timeout_ms)
+{
+    struct peer_link *link = node_link(o->op.node, target);
+    struct otr_position position = door_after(o->g.after, o->shard);
+    Outrigger__V1__GetRequest request = OUTRIGGER__V1__GET_REQUEST__INIT;
+    Outrigger__V1__Position after = OUTRIGGER__V1__POSITION__INIT;
+    Outrigger__V1__Position *afters[1] = {&after};
+    char *ids[1] = {(char *)(uintptr_t)o->id.id}; /* arena_copy put a NUL behind */
+
+    if (link == NULL || !peer_link_up(link)) {
+        return OTR_UNREACHABLE;
+    }
+    request.shard = o->shard;
+    request.collection = o->g.collection;
+    request.n_ids = 1;
+    request.ids = ids;
+    request.consistency = (Outrigger__V1__Consistency)o->g.consistency;
+    request.timeout_ms = timeout_ms;
+    if (position.index != 0) {
+        after.epoch = position.epoch;
+        after.index = position.index;
+        request.n_after = 1;
+        request.after = afters;
+    }
+    return peer_link_call(link, PEER_GET, &request.base, timeout_ms, get_remote_done, o);
+}
+
+static int get_local(struct get_op *o, uint32_t timeout_ms)
+{
+    struct node_get get = {
+        .shard = o->shard,
+        .collection = o->g.collection,
+        .ids = &o->id,
+        .ids_count = 1,
+        .consistency = o->g.consistency,
+        .after = door_after(o->g.after, o->shard),
+        .timeout_ms = timeout_ms,
+    };
+
+    return node_get(o->op.node, &get, get_done, o);
+}
+
+/* Whether the attempts under way leave reason for another one: the primary is another node now, or nothing came for
+ * long. */
+static bool wants_another(struct get_op *o, uint64_t now_ms)
+{
+    otr_node primary = node_primary(o->op.node, o->shard);
+
+    if (o->open == 0) {
+        return true;
+    }
+    if (o->open >= DOOR_OPEN_MAX) {
+        return false;
+    }
+    if (o->g.consistency == NODE_LINEARIZABLE) {
+        return primary != OTR_NODE_NONE && primary != o->asked;
+    }
+    return now_ms - o->asked_ms >= DOOR_HEDGE_MS;
+}
+
+static void get_look(struct door_op *op, uint64_t now_ms)
+{
+    struct get_op *o = (struct get_op *)op;
+    otr_node target;
+    int rv;
+
+    if (!o->routed) {
+        o->routed = topology_route(node_topology(op->node), point_hash(o->id.id, o->id.id_bytes), &o->shard);
+        if (!o->routed) {
+            get_failed(o, OTR_UNAVAIL, "the cluster's shards are not known here yet");
+            return;
+        }
+    }
+    door_op_wait(op, now_ms);
+    if (!wants_another(o, now_ms)) {
+        return;
+    }
+    target = door_read_target(op->node, o->shard, o->g.consistency, false, &o->tried);
+    if (target == OTR_NODE_NONE) {
+        o->tried.count = 0; /* From the start again; failures and looks are DOOR_RETRY_MIN_MS apart then. */
+        target = door_read_target(op->node, o->shard, o->g.consistency, false, &o->tried);
+    }
+    if (target == OTR_NODE_NONE) {
+        get_failed(o, OTR_UNAVAIL, "no replica of the shard can be asked now");
+        return;
+    }
+    door_tried_add(&o->tried, target);
+    rv = target == node_self(op->node) ? get_local(o, door_op_left_ms(op, now_ms))
+                                       : get_remote(o, target, door_op_left_ms(op, now_ms));
+    if (rv != 0) {
+        get_failed(o, rv, NULL);
+        return;
+    }
+    o->asked = target;
+    o->asked_ms = now_ms;
+    o->open++;
+    op->attempts_open++;
+}
+
+static void get_finish(struct door_op *op, int status)
+{
+    struct get_op *o = (struct get_op *)op;
+
+    if (o->cb == NULL) {
+        return;
+    }
+    if (status == OTR_TIMEOUT && o->status != 0 && o->status != OTR_UNREACHABLE && o->open == 0) {
+        status = o->status;
+    }
+    if (o->msg.text[0] == '\0') {
+        otr_errmsg_set(&o->msg, "no replica of the shard answered in time");
+    }
+    o->cb(o->data, status, NULL, &o->msg);
+}
+
+static void get_free(struct door_op *op)
+{
+    free(op);
+}
+
+static const struct door_op_kind get_kind = {.look = get_look, .finish = get_finish, .free = get_free};
+
+int door_get(struct door *d, const struct door_get *g, door_get_cb cb, void *data)
+{
+    struct get_op *o;
+
+    if (g->id_bytes == 0 || g->id_bytes > OTR_POINT_ID_MAX) {
+        return OTR_INVALID;
+    }
+    o = calloc(1, sizeof *o);
+    if (o == NULL) {
+        return OTR_NOMEM;
+    }
+    o->id.id = arena_copy(&o->op.arena, g->id, g->id_bytes);
+    o->id.id_bytes = (uint32_t)g->id_bytes;
+    if (o->id.id == NULL) {
+        free(o);
+        return OTR_NOMEM;
+    }
+    o->g = *g;
+    o->cb = cb;
+    o->data = data;
+    door_op_start(d, &o->op, &get_kind, g->timeout_ms);
+    return 0;
+}
