@@ -47,7 +47,9 @@ LINK_etcd     := etcd io core
 LINK_ruvector := ruvector io core
 LINK_peer     := peer io log core
 LINK_node     := node peer coord io log core
-LINK_api      := api node peer coord io log core
+# The door's objects alone, without the rest of libnode: the tests put a fake node and fake peers behind it.
+LINK_api      := api coord io core
+UNIT_EXTRA_api = $(patsubst %.c,$(OBJ)/%.o,$(wildcard sidecar/node/door*.c)) $(OBJ)/gen/outrigger.pb-c.o
 LINK_cli      := cli api node etcd ruvector peer coord io log core
 LIBS_core     := -lm
 LIBS_log      := -lm -lpthread
@@ -116,10 +118,10 @@ TESTLIB_etcd := http_stub
 define unit
 UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,$$(TESTLIB_$(1)))
 $$(UNIT_OBJ_$(1)): | $(PROTO).h
-$(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(call libs,$(1))
+$(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call libs,$(1))
 	@mkdir -p $$(@D)
 	$$(call say,LINK $$@)
-	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $$@ $$(UNIT_OBJ_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $$@ $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
 .PHONY: unit-$(1)
 unit-$(1): $(BIN)/unit-$(1)
 	$(BIN)/unit-$(1)

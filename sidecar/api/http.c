@@ -110,15 +110,21 @@ static struct body_head *body_head(char *body)
     return (struct body_head *)(void *)(body - sizeof(struct body_head));
 }
 
-void http_body_free(struct http_server *s, char *body)
+void http_body_detach(struct http_server *s, char *body)
 {
-    if (body == NULL) {
-        return;
-    }
-    if (s != NULL) {
+    if (body != NULL) {
         s->bodies_total -= body_head(body)->capacity;
     }
-    free(body_head(body));
+}
+
+void http_body_free(struct http_server *s, char *body)
+{
+    if (s != NULL) {
+        http_body_detach(s, body);
+    }
+    if (body != NULL) {
+        free(body_head(body));
+    }
 }
 
 /* Room for `bytes` in all; OTR_BUSY when all bodies together would be too large. */
@@ -550,7 +556,6 @@ static void conn_dispatch(struct http_conn *c)
     }
     x->fields = c->call->fields;
     x->fields_count = c->call->fields_count;
-    x->closing = c->s->stopped;
     conn_enter(c, CONN_HANDLING);
     c->s->config.on_request(c->s->config.data, x);
 }

@@ -44,8 +44,7 @@ struct http_exchange {
     size_t fields_count;
     char *body; /* NULL when there is none; writable, HTTP_BODY_SLACK zeros behind */
     size_t body_bytes;
-    bool closing; /* the server shuts down: answer soon */
-    void *data;   /* the caller's */
+    void *data; /* the caller's */
 };
 
 /* Must answer with http_reply, now or later, exactly once, also when the client has gone away meanwhile. */
@@ -81,8 +80,10 @@ void http_server_close(struct http_server *s, void (*cb)(void *data), void *data
 /* The field of that name, NULL when there is none. *twice (if not NULL): it comes more than once. */
 const struct http_field *http_field_find(const struct http_exchange *x, const char *name, bool *twice);
 
-/* The body becomes the caller's, to be given back with http_body_free; s NULL when the server was closed meanwhile. */
+/* The body becomes the caller's, to be given back with http_body_free. A detached one no longer counts as the server's:
+ * it may outlive it, and is freed with s NULL. */
 char *http_body_take(struct http_exchange *x);
+void http_body_detach(struct http_server *s, char *body);
 void http_body_free(struct http_server *s, char *body);
 
 /* `headers`: further header lines, each ended by CRLF, or NULL. `body`: taken over (emptied), or NULL. A body that

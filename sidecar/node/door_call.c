@@ -249,7 +249,7 @@ static Outrigger__V1__SearchReply__Hit *copy_hit(struct search_call *s, const st
     }
     s->bytes += sizeof *out + h->point.id_bytes + out->metadata.len + out->vector.len;
     return out->id == NULL || out->metadata.data == NULL || (out->vector.len != 0 && out->vector.data == NULL) ? NULL
-                                                                                                             : out;
+                                                                                                               : out;
 }
 
 static int copy_hits(struct search_part *part, const struct node_hit *hits, size_t count)
@@ -388,7 +388,7 @@ static void on_count(struct node *n, struct peer_call *call, const Outrigger__V1
 
         if (!node_count(n, request->shards[i], request->collection, &count)) {
             reply.status = OTR_NOTPRIMARY;
-            reply.message = (char *)(uintptr_t)"no replica of the shard here";
+            reply.message = (char *)(uintptr_t) "no replica of the shard here";
             break;
         }
         reply.count += count;

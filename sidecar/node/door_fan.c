@@ -1,8 +1,8 @@
-/* What asks every shard: search and count. Parts that go to the same peer travel in one message. All shards answer, or it
- * is an error: a page that lacks a shard would be wrong without looking so.
+/* What asks every shard: search and count. Parts that go to the same peer travel in one message. All shards answer, or
+ * it is an error: a page that lacks a shard would be wrong without looking so.
  *
- * Merging: each shard's hits come sorted by (score, id), and an id lives in one shard only; so the page is the head of a
- * k-way merge. */
+ * Merging: each shard's hits come sorted by (score, id), and an id lives in one shard only; so the page is the head of
+ * a k-way merge. */
 #include "sidecar/node/door_internal.h"
 
 #include "sidecar/core/merge.h"
@@ -81,6 +81,9 @@ static void fan_advance(struct fan_op *o, const struct attempt *a)
     }
     if (again && clock_now_ms() < o->op.deadline_ms) {
         fan_look(&o->op, clock_now_ms());
+        if (o->parts_left == 0) {
+            door_op_settle(&o->op); /* Counted here. */
+        }
     }
 }
 
@@ -439,7 +442,8 @@ static bool wants_another(const struct fan_op *o, const struct part *part, uint6
         return false; /* A count's sum must not be taken twice. */
     }
     if (o->s.consistency == NODE_LINEARIZABLE) {
-        return primary != OTR_NODE_NONE && part->tried.count != 0 && primary != part->tried.nodes[part->tried.count - 1];
+        return primary != OTR_NODE_NONE && part->tried.count != 0 &&
+               primary != part->tried.nodes[part->tried.count - 1];
     }
     return part->open == 1 && now_ms - part->asked_ms >= DOOR_HEDGE_MS;
 }

@@ -7,7 +7,8 @@
  *   door_call.c    the other end: calls of peers
  *
  * An operation is a set of parts (one a shard), each of which is asked of some node by attempts. An attempt ends in
- * exactly one callback, maybe long after the operation was answered: the operation's memory lives until the last one. */
+ * exactly one callback, maybe long after the operation was answered: the operation's memory lives until the last one.
+ */
 #ifndef OUTRIGGER_NODE_DOOR_INTERNAL_H
 #define OUTRIGGER_NODE_DOOR_INTERNAL_H
 

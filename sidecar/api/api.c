@@ -1,0 +1,95 @@
+#include "sidecar/api/api.h"
+
+#include "sidecar/api/rest.h"
+
+#include <stdlib.h>
+
+static void on_tick(uv_timer_t *timer)
+{
+    rest_tick(timer->data);
+}
+
+static void api_closed_part(struct api *a)
+{
+    void (*cb)(void *data) = a->close_cb;
+    void *data = a->close_data;
+
+    a->handles_open--;
+    if (a->handles_open == 0) {
+        free(a);
+        cb(data);
+    }
+}
+
+static void on_timer_closed(uv_handle_t *handle)
+{
+    api_closed_part(handle->data);
+}
+
+static void on_http_closed(void *data)
+{
+    api_closed_part(data);
+}
+
+static void free_alone(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+int api_new(struct api **out, const struct api_config *config, struct otr_errmsg *msg)
+{
+    struct api *a = calloc(1, sizeof *a);
+    struct http_server_config http = {0};
+    int rv = OTR_NOMEM;
+
+    if (a == NULL) {
+        return OTR_NOMEM;
+    }
+    a->node = config->node;
+    a->loop = node_loop(config->node);
+    a->request_timeout_ms = config->request_timeout_ms != 0 ? config->request_timeout_ms : REST_TIMEOUT_DEFAULT_MS;
+    if (uv_timer_init(a->loop, &a->timer) != 0) {
+        free(a);
+        return OTR_NOMEM;
+    }
+    a->timer.data = a;
+    a->door = door_new(config->node);
+    if (a->door == NULL) {
+        goto err_after_timer;
+    }
+    http.loop = a->loop;
+    http.host = config->listen_host;
+    http.port = config->listen_port;
+    http.on_request = rest_on_request;
+    http.data = a;
+    rv = http_server_new(&a->http, &http, msg);
+    if (rv != 0) {
+        goto err_after_door;
+    }
+    uv_timer_start(&a->timer, on_tick, REST_TICK_MS, REST_TICK_MS);
+    *out = a;
+    return 0;
+
+err_after_door:
+    door_close(a->door);
+err_after_timer:
+    uv_close((uv_handle_t *)&a->timer, free_alone);
+    return rv;
+}
+
+uint16_t api_port(const struct api *a)
+{
+    return http_server_port(a->http);
+}
+
+void api_close(struct api *a, void (*cb)(void *data), void *data)
+{
+    a->close_cb = cb;
+    a->close_data = data;
+    a->handles_open = 2;
+    http_server_stop(a->http);
+    door_close(a->door); /* Its operations end now, and their requests are answered. */
+    rest_cancel_all(a);  /* The others wait for the coordinator or the thread pool. */
+    http_server_close(a->http, on_http_closed, a);
+    uv_close((uv_handle_t *)&a->timer, on_timer_closed);
+}

@@ -1,0 +1,111 @@
+/* What the files of the REST calls share. Nobody outside this room includes it.
+ *
+ *   api.c               opening and closing
+ *   rest.c              a request's life: routing, headers, deadlines, errors
+ *   rest_collections.c  collections made, listed, described, deleted
+ *   rest_points.c       put, get, delete, search
+ *   rest_status.c       /healthz, /readyz, /cluster
+ *
+ * A request is answered exactly once; what was started for it (door, coordinator, thread pool) may end later, so it
+ * lives until `pending` is zero as well. */
+#ifndef OUTRIGGER_API_REST_H
+#define OUTRIGGER_API_REST_H
+
+#include "sidecar/api/api.h"
+#include "sidecar/api/http.h"
+#include "sidecar/api/json_points.h"
+#include "sidecar/api/url.h"
+
+enum {
+    REST_ANSWER_MAX = 64 << 20,
+    REST_TIMEOUT_DEFAULT_MS = 10000,
+    REST_GRACE_MS = 1000,          /* the door keeps the deadline itself; this long it may be late */
+    REST_INLINE_BYTES = 128 << 10, /* larger bodies are parsed on the thread pool */
+    REST_VECTORS_MAX = 1 << 20,    /* floats of one search answer */
+    REST_TICK_MS = 50,
+};
+
+struct rest_request;
+
+struct api {
+    struct node *node;
+    uv_loop_t *loop;
+    struct door *door;
+    struct http_server *http;
+    uv_timer_t timer;
+    uint32_t request_timeout_ms;
+    struct rest_request *requests; /* not yet answered */
+    bool closing;
+    int handles_open;
+    void (*close_cb)(void *data);
+    void *close_data;
+};
+
+typedef void (*rest_step)(struct rest_request *r);
+
+struct rest_request {
+    struct api *api;         /* NULL once answered with something pending */
+    struct http_exchange *x; /* NULL once answered */
+    struct rest_request *next, **link;
+    uint32_t pending;
+    uint64_t give_up_ms; /* answered with OTR_TIMEOUT then, when whoever should answer does not */
+    bool writes;         /* an answer that is lost may hide an effect */
+    struct url url;
+    char *body; /* taken from the exchange */
+    size_t body_bytes;
+    uint32_t timeout_ms;
+    uint64_t deadline_ms;
+    struct otr_request_id request_id;
+    enum node_consistency consistency;
+    struct door_positions after;
+    struct {
+        uint64_t id;
+        uint32_t dimension;
+        enum otr_metric metric;
+    } collection;
+    rest_step found; /* goes on once the collection is known */
+    uv_work_t work;
+    int parsed; /* of the parser on the thread pool */
+    struct otr_errmsg msg;
+    struct json_points points;
+    struct json_search search;
+    struct topology_collection *made; /* being created */
+};
+
+void rest_on_request(void *data, struct http_exchange *x);
+/* Answers what is still under way with 503; door and server must have been told before. */
+void rest_cancel_all(struct api *a);
+void rest_tick(struct api *a);
+
+/* --- for the handlers ------------------------------------------------------------------------------------------------
+ */
+
+/* Something was started whose callback will call rest_returned: false there when the request is over (and maybe gone).
+ */
+void rest_pending(struct rest_request *r);
+bool rest_returned(struct rest_request *r);
+uint32_t rest_left_ms(const struct rest_request *r);
+
+/* Answers. `headers`: further lines, or NULL. */
+void rest_reply(struct rest_request *r, int status, const char *headers, struct text *body);
+void rest_error(struct rest_request *r, int err, const char *message);
+void rest_error_more(struct rest_request *r, int err, const char *message, const char *applied, const char *headers,
+                     const char *more);
+/* The collection that the path names: then calls `found`; or answers 404 (only after the coordinator was asked), 503.
+ */
+void rest_with_collection(struct rest_request *r, rest_step found);
+
+void rest_collection_create(struct rest_request *r);
+void rest_collection_list(struct rest_request *r);
+void rest_collection_get(struct rest_request *r);
+void rest_collection_delete(struct rest_request *r);
+void rest_points_put(struct rest_request *r);
+void rest_points_delete(struct rest_request *r);
+void rest_points_search(struct rest_request *r);
+void rest_point_get(struct rest_request *r);
+void rest_point_delete(struct rest_request *r);
+void rest_healthz(struct rest_request *r);
+void rest_readyz(struct rest_request *r);
+void rest_cluster(struct rest_request *r);
+
+#endif
