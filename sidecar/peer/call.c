@@ -131,9 +131,12 @@ void peer_call_reply(struct peer_call *call, const ProtobufCMessage *reply)
     int rv;
 
     if (s != NULL) {
-        rv = message_pack(&message, reply, SIZE_MAX);
+        rv = s->conn->out_bytes < CONN_REPLY_BYTES ? message_pack(&message, reply, SIZE_MAX) : OTR_BUSY;
         if (rv != 0) {
-            stream_end(s, GRPC_INTERNAL, rv == OTR_TOOBIG ? "the reply is too large" : "out of memory");
+            stream_end(s, GRPC_INTERNAL,
+                       rv == OTR_TOOBIG ? "the reply is too large"
+                       : rv == OTR_BUSY ? "too many replies wait to be read"
+                                        : "out of memory");
         } else {
             stream_respond(s);
             stream_send(s, message);

@@ -123,10 +123,12 @@ static void batch_refer(struct conn *c, struct message *m, size_t offset, size_t
     c->batch_bytes += bytes;
 }
 
-static bool batch_has_room(const struct conn *c, size_t frame_bytes)
+/* For whatever nghttp2 hands out next, a DATA frame or a control frame. A DATA frame is never put off once nghttp2 has
+ * made it: its stream might be reset, and its queue dropped, meanwhile. */
+static bool batch_has_room(const struct conn *c)
 {
     return c->batch_bytes < CONN_BATCH_BYTES && c->bufs_count + FRAME_BUFS_MAX <= CONN_BATCH_BUFS &&
-           c->arena_bytes + frame_bytes + CONTROL_BYTES_MAX <= CONN_ARENA_BYTES;
+           c->arena_bytes + CONN_FRAME_BYTES + CONTROL_BYTES_MAX <= CONN_ARENA_BYTES;
 }
 
 /* One DATA frame: its header and the next `length` bytes of the stream's queue. */
@@ -138,11 +140,10 @@ static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const ui
 
     (void)session;
     assert(frame->data.padlen == 0); /* We ask for none. */
-    if (!batch_has_room(c, length + 9)) {
-        return NGHTTP2_ERR_WOULDBLOCK;
-    }
+    assert(batch_has_room(c) && length <= s->out_bytes);
     batch_copy(c, header, 9);
     s->out_bytes -= length;
+    c->out_bytes -= length;
     while (length > 0) {
         struct message *m = s->out_first;
         size_t take = m->bytes - s->out_offset;
@@ -167,12 +168,12 @@ static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const ui
     if (s->ops != NULL && s->ops->on_written != NULL) {
         s->ops->on_written(s);
     }
-    return batch_has_room(c, 0) ? 0 : NGHTTP2_ERR_PAUSE;
+    return batch_has_room(c) ? 0 : NGHTTP2_ERR_PAUSE;
 }
 
 static void gather(struct conn *c)
 {
-    while (batch_has_room(c, 0)) {
+    while (batch_has_room(c)) {
         const uint8_t *data;
         ssize_t bytes;
 

@@ -22,7 +22,8 @@ enum {
     CONN_FRAME_BYTES = 64 << 10,   /* SETTINGS_MAX_FRAME_SIZE */
     CONN_STREAM_WINDOW = 16 << 20,
     CONN_WINDOW = 32 << 20,
-    CONN_STREAMS_MAX = 2048, /* at once, of the client */
+    CONN_STREAMS_MAX = 2048,      /* at once, of the client */
+    CONN_REPLY_BYTES = 256 << 20, /* of answers that the client does not read */
 };
 
 struct conn;
@@ -60,6 +61,7 @@ struct conn {
     unsigned depth; /* calls into nghttp2 on the stack */
     struct list streams;
     unsigned streams_count;
+    size_t out_bytes; /* queued in all streams */
     struct list flush_node;
     struct hub_task fail_task;
 

@@ -223,8 +223,8 @@ static void dial_same(struct peer_link *link)
 
 /* --- the connection ----------------------------------------------------------------------------------------------- */
 
-static void rejected(struct peer_link *link, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void rejected(struct peer_link *link, const char *format, ...)
+static void reject(struct peer_link *link, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void reject(struct peer_link *link, const char *format, ...)
 {
     struct otr_errmsg why;
     va_list args;
@@ -232,8 +232,8 @@ static void rejected(struct peer_link *link, const char *format, ...)
     va_start(args, format);
     vsnprintf(why.text, sizeof why.text, format, args);
     va_end(args);
-    otr_errmsg_wrap(&why, "%s:%u", link->host, link->port);
-    dial_failed(link, false, true, &why);
+    link->rejected = true;
+    conn_fail(link->conn, "%s", why.text);
 }
 
 static void on_hello(void *data, int status, const ProtobufCMessage *message, const struct otr_errmsg *msg)
@@ -246,19 +246,19 @@ static void on_hello(void *data, int status, const ProtobufCMessage *message, co
         return; /* The connection's end tells the story. */
     }
     if (status != 0) {
-        rejected(link, "Hello: %s", msg->text);
+        reject(link, "Hello: %s", msg->text);
         return;
     }
     if (strcmp(reply->cluster, link->hub->cluster) != 0) {
-        rejected(link, "cluster %.63s answers, ours is %s", reply->cluster, link->hub->cluster);
+        reject(link, "cluster %.63s answers, ours is %s", reply->cluster, link->hub->cluster);
         return;
     }
     if (strcmp(reply->node, link->peer) != 0) {
-        rejected(link, "node %.63s answers instead of %s", reply->node, link->peer);
+        reject(link, "node %.63s answers instead of %s", reply->node, link->peer);
         return;
     }
     if (reply->incarnation == 0) {
-        rejected(link, "Hello without incarnation");
+        reject(link, "Hello without incarnation");
         return;
     }
     link_move(link, LINK_UP);
@@ -285,6 +285,7 @@ static void on_connected(struct conn *c)
     hello.node = link->hub->node;
     hello.incarnation = link->hub->config.incarnation;
     hello.version = link->hub->version;
+    link->rejected = false;
     link_move(link, LINK_HELLO);
     timer_start(link, HELLO_TIMEOUT_MS);
     if (request_start(link, c, PEER_HELLO, &hello.base, HELLO_TIMEOUT_MS * 2, on_hello, link) != 0) {
@@ -327,7 +328,7 @@ static void on_end(struct conn *c, int uv_status, const struct otr_errmsg *msg)
             dial_failed(link, link->addresses_refused == link->addresses_count, false, &why);
         }
     } else {
-        dial_failed(link, false, false, &why);
+        dial_failed(link, false, link->rejected, &why);
     }
 }
 

@@ -55,6 +55,7 @@ struct peer_link {
 
     bool close_wanted;
     bool dial_wanted; /* another address */
+    bool rejected;    /* Hello was answered, but not by whom we want */
     bool was_up;      /* while the connection ends: it carried an UP link */
 
     struct lane lanes[LINK_LANES];

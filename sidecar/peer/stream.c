@@ -34,6 +34,7 @@ static void queue_drop(struct stream *s)
     }
     s->out_end = &s->out_first;
     s->out_offset = 0;
+    s->conn->out_bytes -= s->out_bytes;
     s->out_bytes = 0;
 }
 
@@ -452,6 +453,7 @@ void stream_send(struct stream *s, struct message *message)
     *s->out_end = message;
     s->out_end = &message->next;
     s->out_bytes += message->bytes;
+    s->conn->out_bytes += message->bytes;
     wake(s);
 }
 
