@@ -19,7 +19,8 @@ enum {
 struct segment {
     uint32_t number;
     unsigned refs;
-    struct file *file; /* NULL until the batch that begins the segment is durable */
+    struct file *file;       /* NULL until the batch that begins the segment is durable */
+    uint64_t previous_bytes; /* recovery: the length of the segment before, by this one's head; UINT64_MAX: unknown */
 };
 
 struct journal_shard {

@@ -28,11 +28,11 @@ struct recovery {
     bool lost;
     uint64_t lost_shards;
 
-    /* Damages of this journal as far as it was read, and whether all shards may have lost records by one of them. */
+    /* Damages of this journal as far as it was read, and the set of shards (as in BATCH) that lost records by them. */
     journal_place *damages;
     size_t damages_count;
     size_t damages_capacity;
-    bool all_damaged;
+    uint64_t damaged_shards;
     bool unsettled; /* not all of them are listed by the newest segment's head */
     journal_place *listed;
     size_t listed_count;
@@ -85,15 +85,15 @@ static int damage_lost(struct recovery *r, journal_place place)
 /* The next readable batch is `number` (0: there is none): now it is known which shards have lost something. */
 static void damage_evaluate(struct recovery *r, uint64_t number)
 {
-    bool all = number != r->batch_number + 1;
+    uint64_t shards = number == r->batch_number + 1 ? r->lost_shards : UINT64_MAX;
 
     if (!r->lost) {
         return;
     }
     r->lost = false;
-    r->all_damaged |= all;
+    r->damaged_shards |= shards;
     for (size_t i = 0; i < OTR_SHARDS_MAX; i++) {
-        if (r->j->shards[i] != NULL && (all || (r->lost_shards >> i % 64 & 1) != 0)) {
+        if (r->j->shards[i] != NULL && (shards >> i % 64 & 1) != 0) {
             freeze(r->j->shards[i]);
         }
     }
@@ -112,7 +112,7 @@ static void damage_settle(struct recovery *r)
         }
     }
     r->unsettled = false;
-    r->all_damaged = false;
+    r->damaged_shards = 0;
     for (size_t i = 0; i < OTR_SHARDS_MAX; i++) {
         if (r->j->shards[i] != NULL) {
             r->j->shards[i]->frozen = false;
@@ -128,8 +128,8 @@ static struct journal_shard *shard_of(struct recovery *r, otr_shard id)
     bool fresh = journal_shard_get(r->j, id) == NULL;
     struct journal_shard *s = journal_shard_make(r->j, id);
 
-    if (s != NULL && fresh && r->all_damaged) {
-        freeze(s); /* It may have lost what came before. */
+    if (s != NULL && fresh && (r->damaged_shards >> id % 64 & 1) != 0) {
+        freeze(s); /* It may have lost what came before what is its first record now. */
     }
     return s;
 }
@@ -460,6 +460,7 @@ static int open_segment(struct recovery *r, uint32_t number, bool last, struct o
         otr_errmsg_wrap(msg, "open segment %s", name);
         return rv;
     }
+    s->previous_bytes = UINT64_MAX;
     journal_segments_add(r->j, s);
     rv = segment_scan_init(&scan, s->file, number, msg);
     if (rv != 0) {
@@ -468,6 +469,7 @@ static int open_segment(struct recovery *r, uint32_t number, bool last, struct o
     rv = segment_scan_record(&scan, 0, &h, &record, msg);
     if (rv == 0 && h.kind == RECORD_SEGMENT &&
         segment_head_read(record + RECORD_HEADER_BYTES, h.body_bytes, &head) == 0) {
+        s->previous_bytes = head.previous_bytes;
         rv = check_head(r, &head, number, msg);
     }
     segment_scan_close(&scan);
@@ -517,12 +519,11 @@ static int make_durable(struct segment_scan *scan, uint64_t from, uint64_t end, 
     const struct file_ops *ops = scan->file->fs->ops;
     const uint8_t *bytes;
     size_t got;
-    int rv = 0;
+    int rv;
 
-    if (end < scan->bytes) {
-        rv = ops->truncate(scan->file, end, msg);
-        scan->bytes = end;
-    }
+    /* Also when the file ends there already: a sync that failed may have lost an earlier truncation. */
+    rv = ops->truncate(scan->file, end, msg);
+    scan->bytes = end;
     while (rv == 0 && from < end) {
         rv = segment_scan_bytes(scan, from, end - from < 1 << 20 ? (size_t)(end - from) : 1 << 20, &bytes, &got, msg);
         if (rv == 0 && got == 0) {
@@ -556,6 +557,19 @@ static int finish_last(struct recovery *r, struct segment_scan *scan, uint64_t e
     return make_durable(scan, r->batches_count == 1 ? 0 : r->batch_start, end, msg);
 }
 
+/* A sealed segment ends where the head of the next one says. What stands behind is a torn tail that was cut, and that a
+ * failed sync brought back. */
+static uint64_t bytes_that_count(const struct recovery *r, size_t i, uint64_t bytes)
+{
+    const struct journal *j = r->j;
+
+    if (i + 1 < j->segments_count && j->segments[i + 1]->number == j->segments[i]->number + 1 &&
+        j->segments[i + 1]->previous_bytes < bytes) {
+        return j->segments[i + 1]->previous_bytes;
+    }
+    return bytes;
+}
+
 static int read_segments(struct recovery *r, struct otr_errmsg *msg)
 {
     struct journal *j = r->j;
@@ -577,6 +591,7 @@ static int read_segments(struct recovery *r, struct otr_errmsg *msg)
         if (rv != 0) {
             return rv;
         }
+        scan.bytes = bytes_that_count(r, i, scan.bytes);
         rv = read_segment(r, &scan, i + 1 == count, &end, msg);
         if (rv == 0 && i + 1 == count) {
             rv = finish_last(r, &scan, end, msg);
