@@ -30,6 +30,8 @@
 enum {
     CREATED_MS = 2000,
     PROBE_MS = 2000,
+    PROBE_TIMEOUT_MS = 1500,
+    PROBE_AGAIN_MS = 200, /* after a miss */
     PROBE_MISSES_MAX = 2,
     SILENT_MS = 4000, /* not confirmed for so long: reported as SILENT */
 };
@@ -241,6 +243,8 @@ static void probe_answered(struct etcd_watch *watch, const struct etcd_reply *re
     }
 }
 
+static void on_probe_timer(uv_timer_t *timer);
+
 static void probe_done(void *data, const struct etcd_reply *reply)
 {
     struct etcd_watch *watch = data;
@@ -254,6 +258,8 @@ static void probe_done(void *data, const struct etcd_reply *reply)
             watch->probe_misses++;
             if (watch->probe_misses >= PROBE_MISSES_MAX) {
                 watch_break(watch);
+            } else {
+                uv_timer_start(&watch->probe_timer, on_probe_timer, PROBE_AGAIN_MS, PROBE_MS);
             }
             report_silence(watch);
         }
@@ -268,7 +274,7 @@ static void on_probe_timer(uv_timer_t *timer)
         .path = "/v3/kv/range",
         .lane = ETCD_LANE_REQUEST,
         .endpoint = (int)watch->endpoint,
-        .timeout_ms = PROBE_MS,
+        .timeout_ms = PROBE_TIMEOUT_MS,
         .done = probe_done,
         .data = watch,
     };
@@ -276,7 +282,7 @@ static void on_probe_timer(uv_timer_t *timer)
     struct etcd_text body = {0};
 
     if (watch->probe != NULL) {
-        return; /* Its time-out is near. */
+        return;
     }
     etcd_text_add(&body, "{");
     etcd_text_add_range(&body, watch->prefix, &from_start);

@@ -1,16 +1,28 @@
 #include "tests/conformance/world.h"
 #include "tests/lib/etcd_server.h"
 
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-static void driver_init(struct world *w)
+static void init(struct world *w, unsigned members_count)
 {
     struct etcd_server *server = malloc(sizeof *server);
 
-    etcd_server_init(server, 1);
-    snprintf(w->endpoints, sizeof w->endpoints, "%s", server->members[0].url);
+    etcd_server_init(server, members_count);
+    for (unsigned i = 0; i < members_count; i++) {
+        strcat(strcat(w->endpoints, i > 0 ? "," : ""), server->members[i].url);
+    }
     w->coordinator = server;
+}
+
+static void driver_init(struct world *w)
+{
+    init(w, 1);
+}
+
+static void driver_init_cluster(struct world *w)
+{
+    init(w, 3);
 }
 
 static void driver_start(struct world *w)
@@ -58,5 +70,13 @@ const struct world_driver world_etcd = {
     .thaw = driver_thaw,
     .compact = driver_compact,
     .wipe = driver_wipe,
+    .close = driver_close,
+};
+
+/* Three members; which one a fault concerns is for the test to choose. */
+const struct world_driver world_etcd_cluster = {
+    .ops = &otr_backend_etcd,
+    .init = driver_init_cluster,
+    .start = driver_start,
     .close = driver_close,
 };
