@@ -1,0 +1,37 @@
+/* What the `outrigger cluster` commands share with `outrigger dev`. */
+#ifndef OUTRIGGER_CLI_CLUSTER_H
+#define OUTRIGGER_CLI_CLUSTER_H
+
+#include "sidecar/cli/coord_client.h"
+#include "sidecar/cli/options.h"
+
+struct cluster_plan {
+    uint32_t nodes;              /* so many must be live before anything is placed */
+    uint32_t replication_factor; /* 0: not asked for; else an existing cluster must have the same. So the next two */
+    uint32_t shards;
+    uint32_t min_in_sync;
+    uint32_t timeout_ms; /* 0: waits for ever */
+};
+
+struct cluster_made {
+    bool created; /* false: it existed before */
+    uint32_t shards;
+    uint32_t replication_factor;
+    uint32_t min_in_sync;
+};
+
+/* Creates settings and shards, once: waits until the nodes are live, then puts the shards' descriptors, the key
+ * `config` with the last of them: its presence means that everything is there. Each transaction demands that its keys
+ * and `config` are absent, so that runs at the same time, interrupted runs and repeats come to one result.
+ * `progress` (may be NULL) is told what is waited for, once per change.
+ * OTR_EXISTS: exists with other settings; OTR_TIMEOUT, OTR_CANCELED (interrupted), others as coord_client_. */
+int cluster_init(struct coord_client *c, const struct cluster_plan *plan, struct cluster_made *made,
+                 void (*progress)(void *data, const char *text), void *data, struct otr_errmsg *msg);
+
+/* The subcommands of `outrigger cluster`. */
+extern const struct command cluster_init_command;
+extern const struct command cluster_status_command;
+extern const struct command cluster_list_nodes_command;
+extern const struct command cluster_health_command;
+
+#endif

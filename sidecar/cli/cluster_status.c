@@ -1,0 +1,454 @@
+/* status, list-nodes and health: one view, three ways to show it. */
+#include "sidecar/cli/cluster.h"
+#include "sidecar/cli/cluster_view.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { CELL_MAX = 600, COLUMNS_MAX = 8 };
+
+struct settings {
+    struct cluster_view_settings view;
+    bool json;
+};
+
+static const struct option options[] = {
+    CLUSTER_VIEW_OPTIONS(struct settings, view),
+    {"json", OPTION_FLAG, offsetof(struct settings, json), NULL, NULL, false, 0, 0, "print JSON"},
+};
+
+/* --- numbers of nodes, by name ------------------------------------------------------------------------------------ */
+
+/* node-2 before node-10: digits compare as numbers. */
+static int compare_names(const char *a, const char *b)
+{
+    return strverscmp(a, b);
+}
+
+/* The nodes in the order in which they are shown. */
+static uint32_t *sorted(const struct cluster_view *v)
+{
+    uint32_t *order = calloc(v->nodes_count + 1, sizeof *order);
+
+    for (uint32_t i = 0; order != NULL && i < v->nodes_count; i++) {
+        uint32_t at = i;
+
+        while (at > 0 && compare_names(v->nodes[order[at - 1]].name, v->nodes[i].name) > 0) {
+            order[at] = order[at - 1];
+            at--;
+        }
+        order[at] = i;
+    }
+    return order;
+}
+
+/* --- JSON --------------------------------------------------------------------------------------------------------- */
+
+static cJSON *json_names(const struct cluster_view *v, const int *nodes, uint32_t count)
+{
+    cJSON *list = cJSON_CreateArray();
+
+    for (uint32_t i = 0; i < count; i++) {
+        cJSON_AddItemToArray(list, cJSON_CreateString(v->nodes[nodes[i]].name));
+    }
+    return list;
+}
+
+static cJSON *json_shard(const struct cluster_view *v, const struct cluster_view_shard *s)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON *range = cJSON_CreateArray();
+
+    cJSON_AddNumberToObject(json, "id", s->id);
+    cJSON_AddItemToArray(range, cJSON_CreateNumber(s->hash_first));
+    cJSON_AddItemToArray(range, cJSON_CreateNumber(s->hash_last));
+    cJSON_AddItemToObject(json, "range", range);
+    cJSON_AddNumberToObject(json, "epoch", (double)s->epoch);
+    cJSON_AddItemToObject(json, "primary",
+                          s->primary >= 0 ? cJSON_CreateString(v->nodes[s->primary].name) : cJSON_CreateNull());
+    cJSON_AddItemToObject(json, "in_sync", json_names(v, s->in_sync, s->in_sync_count));
+    cJSON_AddItemToObject(json, "replicas", json_names(v, s->replicas, s->replicas_count));
+    cJSON_AddItemToObject(json, "index", s->index_known ? cJSON_CreateNumber((double)s->index) : cJSON_CreateNull());
+    return json;
+}
+
+static void add_address(cJSON *json, const char *name, const char *address)
+{
+    cJSON_AddItemToObject(json, name, address[0] != '\0' ? cJSON_CreateString(address) : cJSON_CreateNull());
+}
+
+static cJSON *json_node(const struct cluster_view *v, const struct cluster_view_node *n)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON *committed;
+    char shard[16];
+
+    cJSON_AddStringToObject(json, "id", n->name);
+    cJSON_AddStringToObject(json, "state", n->draining ? "draining" : "active");
+    cJSON_AddBoolToObject(json, "live", n->live);
+    add_address(json, "client", n->client);
+    add_address(json, "peer", n->peer);
+    cJSON_AddNumberToObject(json, "shards", n->shards);
+    cJSON_AddNumberToObject(json, "primaries", n->primaries);
+    if (n->answered) {
+        committed = cJSON_AddObjectToObject(json, "committed");
+        for (uint32_t i = 0; i < v->shards_count; i++) {
+            if (n->own[i].known) {
+                snprintf(shard, sizeof shard, "%u", v->shards[i].id);
+                cJSON_AddNumberToObject(committed, shard, (double)n->own[i].committed);
+            }
+        }
+    }
+    return json;
+}
+
+static cJSON *json_nodes(const struct cluster_view *v, const uint32_t *order)
+{
+    cJSON *list = cJSON_CreateArray();
+
+    for (uint32_t i = 0; i < v->nodes_count; i++) {
+        if (v->nodes[order[i]].known) {
+            cJSON_AddItemToArray(list, json_node(v, &v->nodes[order[i]]));
+        }
+    }
+    return list;
+}
+
+static void print_json(cJSON *json)
+{
+    char *text = cJSON_PrintUnformatted(json);
+
+    printf("%s\n", text != NULL ? text : "null");
+    free(text);
+    cJSON_Delete(json);
+}
+
+/* --- tables ------------------------------------------------------------------------------------------------------- */
+
+/* Rows of texts, printed when all widths are known. */
+struct table {
+    char (*cells)[CELL_MAX]; /* rows times columns */
+    uint32_t rows, columns, room;
+};
+
+static void table_cell(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void table_cell(struct table *t, const char *format, ...)
+{
+    va_list args;
+
+    if (t->rows == t->room) { /* rows counts cells until the table is printed */
+        uint32_t room = t->room != 0 ? 2 * t->room : 64;
+        char(*grown)[CELL_MAX] = realloc(t->cells, room * sizeof *grown);
+
+        if (grown == NULL) {
+            return;
+        }
+        t->cells = grown;
+        t->room = room;
+    }
+    va_start(args, format);
+    vsnprintf(t->cells[t->rows++], CELL_MAX, format, args);
+    va_end(args);
+}
+
+static void table_print(struct table *t)
+{
+    int widths[COLUMNS_MAX] = {0};
+
+    for (uint32_t i = 0; i < t->rows; i++) {
+        int bytes = (int)strlen(t->cells[i]);
+
+        widths[i % t->columns] = bytes > widths[i % t->columns] ? bytes : widths[i % t->columns];
+    }
+    for (uint32_t i = 0; i < t->rows; i++) {
+        bool last = (i + 1) % t->columns == 0;
+
+        printf("%-*s%s", last ? 0 : widths[i % t->columns], t->cells[i], last ? "\n" : "  ");
+    }
+    free(t->cells);
+}
+
+/* Names in the order of preference, the primary first. */
+static void print_in_sync(char out[CELL_MAX], const struct cluster_view *v, const struct cluster_view_shard *s)
+{
+    size_t used = 0;
+
+    out[0] = '\0';
+    for (uint32_t i = 0; i < s->in_sync_count && used < CELL_MAX; i++) {
+        used += (size_t)snprintf(out + used, CELL_MAX - used, "%s%s", i == 0 ? "" : " ", v->nodes[s->in_sync[i]].name);
+    }
+}
+
+static bool is_in_sync(const struct cluster_view_shard *s, int node)
+{
+    for (uint32_t i = 0; i < s->in_sync_count; i++) {
+        if (s->in_sync[i] == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "node-3 (120 behind)", "node-3 (silent)" */
+static void print_learners(char out[CELL_MAX], const struct cluster_view *v, const struct cluster_view_shard *s)
+{
+    uint32_t number = (uint32_t)(s - v->shards);
+    size_t used = 0;
+
+    snprintf(out, CELL_MAX, "-");
+    for (uint32_t i = 0; i < s->replicas_count && used < CELL_MAX; i++) {
+        const struct cluster_view_node *n = &v->nodes[s->replicas[i]];
+
+        if (is_in_sync(s, s->replicas[i])) {
+            continue;
+        }
+        if (n->answered && n->own[number].known && s->index_known) {
+            used += (size_t)snprintf(out + used, CELL_MAX - used, "%s%s (%" PRIu64 " behind)", used > 0 ? " " : "",
+                                     n->name, s->index - n->own[number].committed);
+        } else {
+            used += (size_t)snprintf(out + used, CELL_MAX - used, "%s%s (silent)", used > 0 ? " " : "", n->name);
+        }
+    }
+}
+
+static uint32_t print_problems(const struct cluster_view *v, FILE *out)
+{
+    uint32_t problems = 0;
+
+    for (uint32_t i = 0; i < v->shards_count; i++) {
+        const char *problem = cluster_view_problem(&v->shards[i]);
+
+        if (problem != NULL) {
+            fprintf(out, "shard %u cannot be written: %s (in sync: %u, needed: %u)\n", v->shards[i].id, problem,
+                    v->shards[i].in_sync_count, v->shards[i].min_in_sync);
+            problems++;
+        }
+    }
+    return problems;
+}
+
+static void print_table(const struct cluster_view *v)
+{
+    struct table t = {.columns = 7};
+    char in_sync[CELL_MAX];
+    char learners[CELL_MAX];
+    uint32_t known = 0;
+    uint32_t live = 0;
+
+    for (uint32_t i = 0; i < v->nodes_count; i++) {
+        known += v->nodes[i].known;
+        live += v->nodes[i].live;
+    }
+    printf("cluster %s: %u shards, %u nodes, %u of them live\n\n", v->cluster, v->shards_count, known, live);
+    if (v->shards_count == 0) {
+        printf("not initialised yet: 'outrigger cluster init' does it\n");
+        return;
+    }
+    for (size_t i = 0; i < t.columns; i++) {
+        static const char *const titles[] = {"SHARD", "RANGE", "EPOCH", "PRIMARY", "IN SYNC", "LEARNERS", "INDEX"};
+
+        table_cell(&t, "%s", titles[i]);
+    }
+    for (uint32_t i = 0; i < v->shards_count; i++) {
+        const struct cluster_view_shard *s = &v->shards[i];
+
+        print_in_sync(in_sync, v, s);
+        print_learners(learners, v, s);
+        table_cell(&t, "%u", s->id);
+        table_cell(&t, "%08x-%08x", s->hash_first, s->hash_last);
+        table_cell(&t, "%" PRIu64, s->epoch);
+        table_cell(&t, "%s", s->primary >= 0 ? v->nodes[s->primary].name : "none!");
+        table_cell(&t, "%s%s", in_sync, s->in_sync_count < s->min_in_sync ? "!" : "");
+        table_cell(&t, "%s", learners);
+        if (s->index_known) {
+            table_cell(&t, "%" PRIu64, s->index);
+        } else {
+            table_cell(&t, "?");
+        }
+    }
+    table_print(&t);
+    printf("\n");
+    if (print_problems(v, stdout) == 0) {
+        printf("every shard can be written\n");
+    }
+}
+
+static void print_nodes(const struct cluster_view *v, const uint32_t *order)
+{
+    static const char *const titles[] = {"NODE", "STATE", "LIVE", "CLIENT", "PEER", "SHARDS", "PRIMARIES"};
+    struct table t = {.columns = 7};
+
+    for (size_t i = 0; i < t.columns; i++) {
+        table_cell(&t, "%s", titles[i]);
+    }
+    for (uint32_t i = 0; i < v->nodes_count; i++) {
+        const struct cluster_view_node *n = &v->nodes[order[i]];
+
+        if (!n->known) {
+            continue;
+        }
+        table_cell(&t, "%s", n->name);
+        table_cell(&t, "%s", n->draining ? "draining" : "active");
+        table_cell(&t, "%s", n->live ? "yes" : "no");
+        table_cell(&t, "%s", n->client[0] != '\0' ? n->client : "-");
+        table_cell(&t, "%s", n->peer[0] != '\0' ? n->peer : "-");
+        table_cell(&t, "%u", n->shards);
+        table_cell(&t, "%u", n->primaries);
+    }
+    table_print(&t);
+}
+
+/* --- the commands ------------------------------------------------------------------------------------------------- */
+
+static int show_status(const struct cluster_view *v, const uint32_t *order, bool json)
+{
+    cJSON *all;
+    cJSON *shards;
+
+    if (!json) {
+        print_table(v);
+        return EXIT_OK;
+    }
+    all = cJSON_CreateObject();
+    cJSON_AddStringToObject(all, "cluster", v->cluster);
+    shards = cJSON_AddArrayToObject(all, "shards");
+    for (uint32_t i = 0; i < v->shards_count; i++) {
+        cJSON_AddItemToArray(shards, json_shard(v, &v->shards[i]));
+    }
+    cJSON_AddItemToObject(all, "nodes", json_nodes(v, order));
+    print_json(all);
+    return EXIT_OK;
+}
+
+static int show_nodes(const struct cluster_view *v, const uint32_t *order, bool json)
+{
+    cJSON *all;
+
+    if (!json) {
+        print_nodes(v, order);
+        return EXIT_OK;
+    }
+    all = cJSON_CreateObject();
+    cJSON_AddStringToObject(all, "cluster", v->cluster);
+    cJSON_AddItemToObject(all, "nodes", json_nodes(v, order));
+    print_json(all);
+    return EXIT_OK;
+}
+
+static int show_health(const struct cluster_view *v, const uint32_t *order, bool json)
+{
+    uint32_t problems = 0;
+    cJSON *all;
+    cJSON *list;
+
+    (void)order;
+    for (uint32_t i = 0; i < v->shards_count; i++) {
+        problems += cluster_view_problem(&v->shards[i]) != NULL;
+    }
+    if (json) {
+        all = cJSON_CreateObject();
+        cJSON_AddStringToObject(all, "cluster", v->cluster);
+        cJSON_AddBoolToObject(all, "healthy", v->shards_count > 0 && problems == 0);
+        list = cJSON_AddArrayToObject(all, "problems");
+        for (uint32_t i = 0; i < v->shards_count; i++) {
+            const char *problem = cluster_view_problem(&v->shards[i]);
+
+            if (problem != NULL) {
+                cJSON *item = cJSON_CreateObject();
+
+                cJSON_AddNumberToObject(item, "shard", v->shards[i].id);
+                cJSON_AddStringToObject(item, "problem", problem);
+                cJSON_AddItemToArray(list, item);
+            }
+        }
+        print_json(all);
+    } else if (v->shards_count == 0) {
+        printf("cluster %s is not initialised\n", v->cluster);
+    } else if (print_problems(v, stdout) == 0) {
+        printf("cluster %s is healthy: each of its %u shards can be written\n", v->cluster, v->shards_count);
+    }
+    return v->shards_count > 0 && problems == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+static int run(const struct command *command, int argc, char **argv,
+               int (*show)(const struct cluster_view *v, const uint32_t *order, bool json))
+{
+    struct settings s = {.json = false};
+    struct options_memory memory = {0};
+    struct cluster_view view = {.shards = NULL};
+    struct otr_errmsg msg = {0};
+    struct loop loop;
+    uint32_t *order;
+    int exit_code;
+    int rv;
+
+    if (!options_read(command, argc, argv, &s, &memory, &exit_code)) {
+        return exit_code;
+    }
+    exit_code = EXIT_FAILED;
+    rv = loop_init(&loop, &msg);
+    if (rv == 0) {
+        rv = cluster_view_read(&view, &loop, &s.view, &msg);
+        loop_close(&loop);
+    }
+    if (rv == 0) {
+        order = sorted(&view);
+        exit_code = order != NULL ? show(&view, order, s.json) : EXIT_FAILED;
+        free(order);
+    } else {
+        fprintf(stderr, "outrigger %s: %s\n", command->name, msg.text[0] != '\0' ? msg.text : otr_strerror(rv));
+    }
+    cluster_view_close(&view);
+    options_memory_close(&memory);
+    return exit_code;
+}
+
+static int run_status(const struct command *command, int argc, char **argv)
+{
+    return run(command, argc, argv, show_status);
+}
+
+static int run_nodes(const struct command *command, int argc, char **argv)
+{
+    return run(command, argc, argv, show_nodes);
+}
+
+static int run_health(const struct command *command, int argc, char **argv)
+{
+    return run(command, argc, argv, show_health);
+}
+
+const struct command cluster_status_command = {
+    .name = "cluster status",
+    .about = "shows every shard: who leads it, who holds it, how far.\n\n"
+             "EPOCH grows with every change of primary. IN SYNC are the replicas that have every acknowledged write;\n"
+             "only they can take over. LEARNERS are catching up. INDEX is the number of writes committed. Positions\n"
+             "are asked of the sidecars themselves; who does not answer within a second is left out.",
+    .examples = "  outrigger cluster status --sidecar http://10.0.0.1:7700\n"
+                "  outrigger cluster status --endpoints http://10.0.0.5:2379 --json\n",
+    .options = options,
+    .options_count = sizeof options / sizeof options[0],
+    .run = run_status,
+};
+
+const struct command cluster_list_nodes_command = {
+    .name = "cluster list-nodes",
+    .about = "shows every node: whether it is live, its addresses, how many shards it holds and leads.",
+    .examples = "  outrigger cluster list-nodes --sidecar http://10.0.0.1:7700\n",
+    .options = options,
+    .options_count = sizeof options / sizeof options[0],
+    .run = run_nodes,
+};
+
+const struct command cluster_health_command = {
+    .name = "cluster health",
+    .about = "tells whether every shard can be written now; exits 1 when one cannot.\n\n"
+             "A shard can be written when it has a primary and as many replicas in sync as the cluster demands.",
+    .examples = "  outrigger cluster health --sidecar http://10.0.0.1:7700 || echo trouble\n",
+    .options = options,
+    .options_count = sizeof options / sizeof options[0],
+    .run = run_health,
+};

@@ -1,0 +1,82 @@
+/* The cluster as `outrigger cluster status` and its like show it: read from the coordinator or from any sidecar, then
+ * completed by what each live sidecar says of its own logs. */
+#ifndef OUTRIGGER_CLI_CLUSTER_VIEW_H
+#define OUTRIGGER_CLI_CLUSTER_VIEW_H
+
+#include "sidecar/cli/coord_client.h"
+#include "sidecar/cli/options.h"
+
+enum { CLUSTER_VIEW_TEXT_MAX = TOPOLOGY_HOST_MAX + 16 };
+
+struct cluster_view_shard {
+    otr_shard id;
+    uint32_t hash_first, hash_last;
+    uint64_t epoch;
+    int primary; /* number in nodes; -1: nobody leads it now */
+    int in_sync[OTR_REPLICAS_MAX];
+    uint32_t in_sync_count;
+    int replicas[OTR_REPLICAS_MAX];
+    uint32_t replicas_count;
+    uint32_t min_in_sync;
+    bool index_known;
+    uint64_t index; /* committed: the primary's, or the highest that anybody says */
+};
+
+struct cluster_view_own { /* what a sidecar says of its replica of one shard */
+    bool known;
+    bool leads;
+    uint64_t committed;
+};
+
+struct cluster_view_node {
+    char name[OTR_NAME_MAX + 1];
+    bool known; /* registered or live; others only stand in descriptors */
+    bool draining;
+    bool live;
+    bool answered;                                                   /* its sidecar was asked and answered */
+    char client[CLUSTER_VIEW_TEXT_MAX], peer[CLUSTER_VIEW_TEXT_MAX]; /* "host:port", "" when unknown */
+    uint32_t shards, primaries;
+    struct cluster_view_own *own; /* by place in the view's shards */
+};
+
+struct cluster_view {
+    char cluster[OTR_NAME_MAX + 1];
+    struct cluster_view_shard *shards; /* by id */
+    uint32_t shards_count;
+    struct cluster_view_node *nodes; /* by name */
+    uint32_t nodes_count;
+};
+
+struct cluster_view_settings {
+    struct coord_client_settings coordinator;
+    const char *sidecar; /* URL; NULL: asks the coordinator */
+};
+
+#define CLUSTER_VIEW_OPTIONS(type, member)                                                \
+    COORD_CLIENT_OPTIONS(type, member.coordinator),                                       \
+    {                                                                                     \
+        "sidecar", OPTION_TEXT, offsetof(type, member.sidecar), "URL", NULL, false, 0, 0, \
+            "ask this sidecar instead of the coordinator"                                 \
+    }
+
+/* `v` is zeroed; to be closed in every case. Errors with words. */
+int cluster_view_read(struct cluster_view *v, struct loop *loop, const struct cluster_view_settings *settings,
+                      struct otr_errmsg *msg);
+void cluster_view_close(struct cluster_view *v);
+
+/* Why a shard cannot be written now, or NULL. */
+const char *cluster_view_problem(const struct cluster_view_shard *shard);
+
+/* --- for the two sources ------------------------------------------------------------------------------------------ */
+
+/* Number of the node of this name, made if it is new; -1: out of memory. */
+int cluster_view_node(struct cluster_view *v, const char *name);
+int cluster_view_from_topology(struct cluster_view *v, struct topology *t);
+/* The JSON of GET /cluster. */
+int cluster_view_from_json(struct cluster_view *v, const char *text, struct otr_errmsg *msg);
+/* The part "self" of a node's GET /cluster; what cannot be read is left out. */
+void cluster_view_take_own(struct cluster_view *v, uint32_t node, const char *text);
+/* After everything was taken: sorts, counts, decides who leads. */
+void cluster_view_settle(struct cluster_view *v);
+
+#endif

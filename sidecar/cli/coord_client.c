@@ -1,0 +1,196 @@
+#include "sidecar/cli/coord_client.h"
+
+#include "sidecar/coord/keys.h"
+#include "sidecar/coord/values.h"
+
+#include <stdio.h>
+
+int coord_client_open(struct coord_client *c, struct loop *loop, const struct coord_client_settings *settings,
+                      struct otr_errmsg *msg)
+{
+    struct otr_backend_config config = {.loop = &loop->uv, .endpoints = settings->endpoints};
+    int rv;
+
+    *c = (struct coord_client){.loop = loop, .ops = otr_backend_find(settings->backend), .cluster = settings->cluster};
+    if (c->ops == NULL) {
+        otr_errmsg_set(msg, "there is no backend \"%s\"; this version has: etcd", settings->backend);
+        return OTR_INVALID;
+    }
+    rv = c->ops->open(&c->backend, &config, msg);
+    if (rv != 0) {
+        otr_errmsg_wrap(msg, "--endpoints %s", settings->endpoints);
+    }
+    return rv;
+}
+
+static void close_done(struct otr_backend *backend)
+{
+    *(bool *)backend->data = true;
+}
+
+void coord_client_close(struct coord_client *c)
+{
+    bool done = false;
+
+    c->ops->close(c->backend, close_done, &done);
+    loop_finish(c->loop, &done, 0);
+}
+
+/* --- reading ------------------------------------------------------------------------------------------------------ */
+
+static int take_shard(struct topology *t, const struct key *key, const struct otr_kv *kv, struct otr_errmsg *msg)
+{
+    struct descriptor d;
+    int rv;
+
+    rv = value_descriptor_parse(t, kv->value, &d, msg);
+    if (rv == 0 && d.shard != key->shard) {
+        otr_errmsg_set(msg, "its value is that of shard %u", d.shard);
+        rv = OTR_PROTO;
+    }
+    return rv != 0 ? rv : topology_shard_set(t, &d, kv->revision);
+}
+
+static int take_lease(struct topology *t, const struct key *key, const struct otr_kv *kv, struct otr_errmsg *msg)
+{
+    struct topology_lease lease = {.revision = kv->revision};
+    int rv;
+
+    rv = value_lease_parse(t, kv->value, &lease, msg);
+    snprintf(lease.session, sizeof lease.session, "%s", kv->session);
+    return rv != 0 ? rv : topology_lease_set(t, key->shard, &lease);
+}
+
+static int take_collection(struct topology *t, const struct key *key, const struct otr_kv *kv, struct otr_errmsg *msg)
+{
+    struct topology_collection c = {.revision = kv->revision};
+    int rv;
+
+    snprintf(c.name, sizeof c.name, "%s", key->name);
+    rv = value_collection_parse(kv->value, &c, msg);
+    return rv != 0 ? rv : topology_collection_set(t, &c);
+}
+
+static int take_node(struct topology *t, const struct key *key, const struct otr_kv *kv, struct otr_errmsg *msg)
+{
+    struct topology_node *node = topology_node(t, topology_intern(t, key->name));
+
+    if (node == NULL) {
+        otr_errmsg_set(msg, "more than %d nodes", OTR_NODES_MAX);
+        return OTR_NOMEM;
+    }
+    return key->kind == KEY_NODE ? value_node_parse(kv->value, node, msg) : value_live_parse(kv->value, node, msg);
+}
+
+static int take(struct topology *t, const struct key *key, const struct otr_kv *kv, struct otr_errmsg *msg)
+{
+    switch (key->kind) {
+    case KEY_CONFIG:
+        return value_config_parse(kv->value, topology_config(t), msg);
+    case KEY_NODE:
+    case KEY_LIVE:
+        return take_node(t, key, kv, msg);
+    case KEY_SHARD:
+        return take_shard(t, key, kv, msg);
+    case KEY_LEASE:
+        return take_lease(t, key, kv, msg);
+    case KEY_COLLECTION:
+        return take_collection(t, key, kv, msg);
+    default:
+        return 0;
+    }
+}
+
+struct reading {
+    struct otr_get_req req;
+    struct coord_client *c;
+    struct topology *t;
+    struct otr_errmsg *msg;
+    int status;
+    bool done;
+};
+
+static void get_done(struct otr_get_req *req, int status, const struct otr_get_result *result,
+                     const struct otr_errmsg *msg)
+{
+    struct reading *r = req->data;
+
+    r->done = true;
+    r->status = status;
+    if (status != 0) {
+        otr_errmsg_set(r->msg, "%s", msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
+        return;
+    }
+    for (size_t i = 0; r->status == 0 && i < result->kvs_count; i++) {
+        struct key key;
+
+        key_parse(r->c->cluster, result->kvs[i].key, &key);
+        r->status = take(r->t, &key, &result->kvs[i], r->msg);
+        if (r->status != 0) {
+            otr_errmsg_wrap(r->msg, "key %s", result->kvs[i].key);
+        }
+    }
+}
+
+int coord_client_read(struct coord_client *c, struct topology **t, struct otr_errmsg *msg)
+{
+    struct reading r = {.c = c, .msg = msg, .t = topology_new()};
+    char prefix[KEY_MAX];
+    int rv;
+
+    r.req.data = &r;
+    key_prefix(prefix, c->cluster);
+    rv = r.t != NULL ? c->ops->get(c->backend, &r.req, prefix, get_done) : OTR_NOMEM;
+    if (rv != 0) {
+        otr_errmsg_set(msg, "%s", otr_strerror(rv));
+        topology_free(r.t);
+        return rv;
+    }
+    /* The request lives here: it is waited for, also when the user interrupts. The backend's own time-out bounds it. */
+    loop_finish(c->loop, &r.done, 0);
+    if (r.status == 0 && c->loop->interrupted != 0) {
+        r.status = OTR_CANCELED;
+    }
+    if (r.status != 0) {
+        topology_free(r.t);
+        return r.status;
+    }
+    *t = r.t;
+    return 0;
+}
+
+/* --- transactions ------------------------------------------------------------------------------------------------- */
+
+struct changing {
+    struct otr_txn_req req;
+    struct otr_errmsg *msg;
+    int status;
+    bool done;
+};
+
+static void txn_done(struct otr_txn_req *req, int status, uint64_t revision, const struct otr_errmsg *msg)
+{
+    struct changing *c = req->data;
+
+    (void)revision;
+    c->done = true;
+    c->status = status;
+    if (status != 0) {
+        otr_errmsg_set(c->msg, "%s", msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
+    }
+}
+
+int coord_client_txn(struct coord_client *c, const struct otr_txn *txn, struct otr_errmsg *msg)
+{
+    struct changing change = {.msg = msg};
+    int rv;
+
+    change.req.data = &change;
+    rv = c->ops->txn(c->backend, &change.req, txn, txn_done);
+    if (rv != 0) {
+        otr_errmsg_set(msg, "%s", otr_strerror(rv));
+        return rv;
+    }
+    loop_finish(c->loop, &change.done, 0);
+    return change.status;
+}

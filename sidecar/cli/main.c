@@ -1,0 +1,142 @@
+/* The program: finds the subcommand and lets it run. */
+#include "sidecar/cli/cluster.h"
+#include "sidecar/cli/dev.h"
+#include "sidecar/cli/exec_child.h"
+#include "sidecar/cli/load.h"
+#include "sidecar/cli/sidecar.h"
+
+#include <stdio.h>
+
+#define VERSION "0.1.0"
+
+static const struct command *const commands[] = {
+    &dev_command,
+    &load_command,
+    &cluster_init_command,
+    &cluster_status_command,
+    &cluster_list_nodes_command,
+    &cluster_health_command,
+    &sidecar_command,
+};
+enum { COMMANDS_COUNT = sizeof commands / sizeof commands[0] };
+
+static void print_usage(FILE *out)
+{
+    fprintf(out, "outrigger: makes a replicated, sharded cluster out of single-node vector engines.\n\n"
+                 "usage: outrigger COMMAND [settings]\n\n"
+                 "  dev                 a whole cluster on this machine, for a first look\n"
+                 "  sidecar             serves one node, beside its engine\n"
+                 "  cluster init        creates a cluster's settings and shards, once\n"
+                 "  cluster status      shards, their primaries and replicas\n"
+                 "  cluster list-nodes  nodes, their addresses and loads\n"
+                 "  cluster health      exit code 0 when every shard can be written\n"
+                 "  load                puts points from a file into a collection\n"
+                 "  version             the program's version\n"
+                 "  help [COMMAND]      what a command does, its settings, examples\n\n"
+                 "Exit codes: 0 done, 1 failed, 2 wrong usage.\n");
+}
+
+static void print_cluster_usage(FILE *out)
+{
+    fprintf(out, "usage: outrigger cluster COMMAND [settings]\n\n"
+                 "  init        creates a cluster's settings and shards, once\n"
+                 "  status      shards, their primaries and replicas\n"
+                 "  list-nodes  nodes, their addresses and loads\n"
+                 "  health      exit code 0 when every shard can be written\n\n"
+                 "'outrigger cluster COMMAND --help' says more.\n");
+}
+
+/* The command that the arguments begin with; *words is how many of them name it. */
+static const struct command *find(int argc, char **argv, int *words)
+{
+    char name[64];
+
+    *words = argc > 1 && strcmp(argv[0], "cluster") == 0 ? 2 : 1;
+    if (snprintf(name, sizeof name, *words == 2 ? "%s %s" : "%s", argv[0], *words == 2 ? argv[1] : "") >=
+        (int)sizeof name) {
+        return NULL;
+    }
+    for (size_t i = 0; i < COMMANDS_COUNT; i++) {
+        if (strcmp(commands[i]->name, name) == 0) {
+            return commands[i];
+        }
+    }
+    return NULL;
+}
+
+static int unknown(int argc, char **argv)
+{
+    static const char *const others[] = {"cluster", "version", "help"};
+    const char *names[COMMANDS_COUNT + 3];
+    bool cluster = strcmp(argv[0], "cluster") == 0;
+    const char *given = cluster ? argv[1] : argv[0];
+    size_t count = 0;
+    const char *meant;
+
+    if (cluster && (argc < 2 || given[0] == '-')) {
+        print_cluster_usage(argc < 2 ? stderr : stdout);
+        return argc < 2 ? EXIT_USAGE : EXIT_OK;
+    }
+    for (size_t i = 0; i < COMMANDS_COUNT; i++) {
+        bool below_cluster = strncmp(commands[i]->name, "cluster ", 8) == 0;
+
+        if (below_cluster == cluster) {
+            names[count++] = commands[i]->name + (cluster ? 8 : 0);
+        }
+    }
+    for (size_t i = 0; !cluster && i < 3; i++) {
+        names[count++] = others[i];
+    }
+    meant = options_suggest(given, names, count);
+    fprintf(stderr, "outrigger: unknown command \"%s%s\"%s%s%s\n", cluster ? "cluster " : "", given,
+            meant != NULL ? "; did you mean \"" : "", meant != NULL ? meant : "", meant != NULL ? "\"?" : "");
+    fprintf(stderr, "Try 'outrigger help'.\n");
+    return EXIT_USAGE;
+}
+
+static int help(int argc, char **argv)
+{
+    const struct command *command;
+    int words;
+
+    if (argc == 0) {
+        print_usage(stdout);
+        return EXIT_OK;
+    }
+    command = find(argc, argv, &words);
+    if (command != NULL) {
+        options_help(command, stdout);
+        return EXIT_OK;
+    }
+    if (strcmp(argv[0], "cluster") == 0 && argc == 1) {
+        print_cluster_usage(stdout);
+        return EXIT_OK;
+    }
+    return unknown(argc, argv);
+}
+
+int main(int argc, char **argv)
+{
+    const struct command *command;
+    int words;
+
+    if (argc < 2) {
+        print_usage(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        return help(argc - 2, argv + 2);
+    }
+    if (strcmp(argv[1], "version") == 0 || strcmp(argv[1], "--version") == 0) {
+        printf("outrigger %s\n", VERSION);
+        return EXIT_OK;
+    }
+    if (strcmp(argv[1], "exec-child") == 0) {
+        return exec_child_run(argc - 2, argv + 2);
+    }
+    command = find(argc - 1, argv + 1, &words);
+    if (command == NULL) {
+        return unknown(argc - 1, argv + 1);
+    }
+    return command->run(command, argc - 1 - words, argv + 1 + words);
+}

@@ -1,0 +1,351 @@
+/* Happy path: settings, addresses, data directory, node, API, loop. SIGTERM or SIGINT: the API answers what is under
+ * way and closes, then the node (it ends its session, so that others need not wait for it), the loop runs empty, exit
+ * 0. A second signal ends the process at once. What only stopping can answer (on_fatal) goes the same way with exit 1.
+ */
+#include "sidecar/cli/sidecar.h"
+
+#include "sidecar/api/api.h"
+#include "sidecar/io/log.h"
+#include "sidecar/node/node.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct settings {
+    const char *cluster;
+    const char *node;
+    struct topology_address listen, peer_listen;
+    const char *advertise;
+    const char *backend;
+    const char *endpoints;
+    const char *engine;
+    const char *engine_url;
+    const char *data;
+    const char *zone;
+    uint32_t session_ttl_ms;
+    uint32_t request_timeout_ms;
+    const char *log_level;
+};
+
+#define OPTION(member) offsetof(struct settings, member)
+static const struct option options[] = {
+    {"cluster", OPTION_NAME, OPTION(cluster), "NAME", "outrigger", false, 0, 0, "the cluster's name"},
+    {"node", OPTION_NAME, OPTION(node), "NAME", NULL, true, 0, 0, "this node's name, the same after a restart"},
+    {"listen", OPTION_ADDRESS, OPTION(listen), "IP:PORT", "127.0.0.1:7700", false, 0, 0, "for clients"},
+    {"peer-listen", OPTION_ADDRESS, OPTION(peer_listen), "IP:PORT", "127.0.0.1:7701", false, 0, 0,
+     "for the other sidecars"},
+    {"advertise", OPTION_TEXT, OPTION(advertise), "HOST", NULL, false, 0, 0,
+     "how others reach this host (default: the address of --listen, or the host's name)"},
+    {"backend", OPTION_TEXT, OPTION(backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"},
+    {"endpoints", OPTION_TEXT, OPTION(endpoints), "URL,URL", "http://127.0.0.1:2379", false, 0, 0,
+     "where the coordinator is"},
+    {"engine", OPTION_TEXT, OPTION(engine), "NAME", "ruvector", false, 0, 0, "the vector engine: ruvector"},
+    {"engine-url", OPTION_TEXT, OPTION(engine_url), "URL", "http://127.0.0.1:6333", false, 0, 0,
+     "where the engine is; it need not run yet"},
+    {"data", OPTION_TEXT, OPTION(data), "DIR", NULL, true, 0, 0, "where this node keeps its log; made if missing"},
+    {"zone", OPTION_NAME, OPTION(zone), "NAME", NULL, false, 0, 0, "replicas go to different zones where possible"},
+    {"session-ttl", OPTION_MS, OPTION(session_ttl_ms), "TIME", "3s", false, 1000, 600000,
+     "how long the coordinator waits for a silent node"},
+    {"request-timeout", OPTION_MS, OPTION(request_timeout_ms), "TIME", "10s", false, 1, 3600000,
+     "how long a client's request is held through a failover"},
+    {"log-level", OPTION_TEXT, OPTION(log_level), "LEVEL", "info", false, 0, 0, "error, warn, info or debug"},
+};
+
+/* --- what settings mean ------------------------------------------------------------------------------------------- */
+
+/* Host names become numbers: a listening socket is bound to one address, known before anything is opened. */
+static int resolve(const char *option, struct topology_address *a, struct otr_errmsg *msg)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    char numeric[NI_MAXHOST];
+    struct addrinfo *found;
+    int rv;
+
+    rv = getaddrinfo(a->host, NULL, &hints, &found);
+    if (rv != 0) {
+        otr_errmsg_set(msg, "--%s: \"%s\" is no address of this host: %s", option, a->host, gai_strerror(rv));
+        return OTR_INVALID;
+    }
+    rv = getnameinfo(found->ai_addr, found->ai_addrlen, numeric, sizeof numeric, NULL, 0, NI_NUMERICHOST);
+    freeaddrinfo(found);
+    if (rv != 0 || strlen(numeric) > TOPOLOGY_HOST_MAX) {
+        otr_errmsg_set(msg, "--%s: the address of \"%s\" cannot be written", option, a->host);
+        return OTR_INVALID;
+    }
+    strcpy(a->host, numeric);
+    return 0;
+}
+
+/* What others are told: --advertise, else the address listened on; "any address" tells nobody anything, so then it is
+ * the host's name. */
+static int advertised(const struct settings *s, const struct topology_address *listen, struct topology_address *out,
+                      struct otr_errmsg *msg)
+{
+    char name[TOPOLOGY_HOST_MAX + 1];
+    const char *host = s->advertise != NULL ? s->advertise : listen->host;
+
+    if (s->advertise == NULL && (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0)) {
+        if (gethostname(name, sizeof name) != 0) {
+            otr_errmsg_set(msg, "this host has no name: give --advertise");
+            return OTR_INVALID;
+        }
+        name[sizeof name - 1] = '\0';
+        host = name;
+    }
+    if (host[0] == '\0' || strlen(host) > TOPOLOGY_HOST_MAX || strpbrk(host, " /[]\"") != NULL) {
+        otr_errmsg_set(msg, "--advertise: \"%s\" is not a host", host);
+        return OTR_INVALID;
+    }
+    strcpy(out->host, host);
+    out->port = listen->port;
+    return 0;
+}
+
+/* Makes the directory itself, not those above it: a path mistyped or a disk not mounted is no place for data. */
+static int prepare_data(const char *path, struct otr_errmsg *msg)
+{
+    struct stat st;
+
+    if (mkdir(path, 0700) != 0 && errno != EEXIST) {
+        otr_errmsg_set(msg, "--data: cannot make the directory %s: %s%s", path, strerror(errno),
+                       errno == ENOENT ? "; the directory above it must exist" : "");
+        return errno == EACCES ? OTR_DENIED : OTR_IO;
+    }
+    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) {
+        otr_errmsg_set(msg, "--data: %s is not a directory", path);
+        return OTR_INVALID;
+    }
+    if (access(path, R_OK | W_OK | X_OK) != 0) {
+        otr_errmsg_set(msg, "--data: cannot write in %s: %s", path, strerror(errno));
+        return OTR_DENIED;
+    }
+    return 0;
+}
+
+/* Each connection is a descriptor, and so is each segment of the journal. */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* --- the process -------------------------------------------------------------------------------------------------- */
+
+struct daemon {
+    uv_loop_t loop;
+    uv_signal_t sigterm, sigint;
+    struct node *node;
+    struct api *api;
+    bool stopping;
+    bool failed;
+};
+
+static void on_node_closed(void *data)
+{
+    struct daemon *d = data;
+
+    d->node = NULL;
+    uv_close((uv_handle_t *)&d->sigterm, NULL);
+    uv_close((uv_handle_t *)&d->sigint, NULL);
+}
+
+static void on_api_closed(void *data)
+{
+    struct daemon *d = data;
+
+    d->api = NULL;
+    node_close(d->node, on_node_closed, d);
+}
+
+static void stop(struct daemon *d)
+{
+    d->stopping = true;
+    if (d->api != NULL) {
+        api_close(d->api, on_api_closed, d);
+    } else {
+        on_api_closed(d);
+    }
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct daemon *d = handle->data;
+
+    if (d->stopping) {
+        log_warn("", "stop: %s again, leaving at once", strsignal(number));
+        _exit(EXIT_FAILED);
+    }
+    log_info("", "stop: %s", strsignal(number));
+    stop(d);
+}
+
+static void on_fatal(void *data, const char *why)
+{
+    struct daemon *d = data;
+
+    log_error("", "stop: %s", why);
+    d->failed = true;
+    if (!d->stopping && d->node != NULL) {
+        stop(d);
+    }
+}
+
+static int daemon_init(struct daemon *d, struct otr_errmsg *msg)
+{
+    int rv;
+
+    rv = uv_loop_init(&d->loop);
+    rv = rv != 0 ? rv : uv_signal_init(&d->loop, &d->sigterm);
+    rv = rv != 0 ? rv : uv_signal_init(&d->loop, &d->sigint);
+    d->sigterm.data = d;
+    d->sigint.data = d;
+    rv = rv != 0 ? rv : uv_signal_start(&d->sigterm, on_signal, SIGTERM);
+    rv = rv != 0 ? rv : uv_signal_start(&d->sigint, on_signal, SIGINT);
+    if (rv != 0) {
+        otr_errmsg_set(msg, "cannot start an event loop: %s", uv_strerror(rv));
+        return OTR_IO;
+    }
+    return 0;
+}
+
+/* What was opened is closed by the loop that the caller runs in any case. */
+static int daemon_open(struct daemon *d, const struct settings *s, struct otr_errmsg *msg)
+{
+    struct node_config config = {
+        .loop = &d->loop,
+        .cluster = s->cluster,
+        .node = s->node,
+        .zone = s->zone != NULL ? s->zone : "",
+        .data_dir = s->data,
+        .peer_listen_host = s->peer_listen.host,
+        .peer_listen_port = s->peer_listen.port,
+        .backend = otr_backend_find(s->backend),
+        .backend_config = {.endpoints = s->endpoints},
+        .engine = otr_engine_find(s->engine),
+        .engine_config = {.url = s->engine_url},
+        .session_ttl_ms = s->session_ttl_ms,
+        .on_fatal = on_fatal,
+        .data = d,
+        .on_call = door_on_call,
+    };
+    struct api_config api_config = {
+        .listen_host = s->listen.host, .listen_port = s->listen.port, .request_timeout_ms = s->request_timeout_ms};
+    int rv;
+
+    rv = advertised(s, &s->listen, &config.client, msg);
+    rv = rv != 0 ? rv : advertised(s, &s->peer_listen, &config.peer, msg);
+    rv = rv != 0 ? rv : node_new(&d->node, &config, msg);
+    if (rv != 0) {
+        uv_close((uv_handle_t *)&d->sigterm, NULL);
+        uv_close((uv_handle_t *)&d->sigint, NULL);
+        return rv;
+    }
+    api_config.node = d->node;
+    rv = api_new(&d->api, &api_config, msg);
+    if (rv != 0) {
+        d->api = NULL;
+        stop(d);
+    }
+    return rv;
+}
+
+/* Settings whose words only this command knows. */
+static int check(struct settings *s, struct otr_errmsg *msg)
+{
+    enum log_level level;
+    int rv;
+
+    if (!log_level_parse(s->log_level, &level)) {
+        otr_errmsg_set(msg, "--log-level: \"%s\" is none of error, warn, info, debug", s->log_level);
+        return OTR_INVALID;
+    }
+    log_set_level(level);
+    if (otr_backend_find(s->backend) == NULL) {
+        otr_errmsg_set(msg, "--backend: there is no \"%s\"; this version has: etcd", s->backend);
+        return OTR_INVALID;
+    }
+    if (otr_engine_find(s->engine) == NULL) {
+        otr_errmsg_set(msg, "--engine: there is no \"%s\"; this version has: ruvector", s->engine);
+        return OTR_INVALID;
+    }
+    rv = resolve("listen", &s->listen, msg);
+    rv = rv != 0 ? rv : resolve("peer-listen", &s->peer_listen, msg);
+    return rv;
+}
+
+static int serve(const struct settings *s, struct otr_errmsg *msg)
+{
+    struct daemon d = {.failed = false};
+    int rv;
+
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptors();
+    rv = prepare_data(s->data, msg);
+    rv = rv != 0 ? rv : daemon_init(&d, msg);
+    if (rv != 0) {
+        return rv;
+    }
+    rv = daemon_open(&d, s, msg);
+    if (rv == 0) {
+        log_info("", "serve: cluster %s node %s clients %s:%u peers %s:%u data %s", s->cluster, s->node, s->listen.host,
+                 s->listen.port, s->peer_listen.host, s->peer_listen.port, s->data);
+    }
+    uv_run(&d.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&d.loop);
+    if (rv == 0 && d.failed) {
+        otr_errmsg_set(msg, "stopped for the reason above");
+        rv = OTR_IO;
+    }
+    return rv;
+}
+
+static int run(const struct command *command, int argc, char **argv)
+{
+    struct settings s = {.cluster = NULL};
+    struct options_memory memory = {0};
+    struct otr_errmsg msg = {0};
+    int exit_code;
+    int rv;
+
+    if (!options_read(command, argc, argv, &s, &memory, &exit_code)) {
+        return exit_code;
+    }
+    exit_code = EXIT_OK;
+    rv = check(&s, &msg);
+    if (rv != 0) {
+        exit_code = EXIT_USAGE;
+    } else {
+        rv = serve(&s, &msg);
+        exit_code = rv == 0 ? EXIT_OK : EXIT_FAILED;
+    }
+    if (rv != 0) {
+        fprintf(stderr, "outrigger sidecar: %s\n", msg.text);
+    }
+    options_memory_close(&memory);
+    return exit_code;
+}
+
+const struct command sidecar_command = {
+    .name = "sidecar",
+    .about = "serves one node of a cluster, beside its vector engine.\n\n"
+             "Runs in the foreground and logs to standard error. Any sidecar answers clients for the whole cluster.\n"
+             "Neither the engine nor the coordinator needs to be there at the start: the sidecar waits for them, and\n"
+             "for 'outrigger cluster init'. SIGTERM stops it in order; a second one at once.",
+    .examples = "  outrigger sidecar --node node-1 --data /var/lib/outrigger --endpoints http://10.0.0.5:2379 \\\n"
+                "      --listen 10.0.0.1:7700 --peer-listen 10.0.0.1:7701 --engine-url http://127.0.0.1:6333\n"
+                "  OUTRIGGER_NODE=node-1 outrigger sidecar --config /etc/outrigger.yaml\n"
+                "      (with lines like  data: /var/lib/outrigger  and  endpoints: [http://a:2379, http://b:2379])\n",
+    .options = options,
+    .options_count = sizeof options / sizeof options[0],
+    .config_file = true,
+    .run = run,
+};
