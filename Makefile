@@ -142,6 +142,17 @@ $(BUILD)/servers/etcd/.unpacked:
 conformance: $(BIN)/conformance $(BUILD)/servers/etcd/.unpacked
 	ETCD=$(BUILD)/servers/etcd/usr/bin/etcd $(BIN)/conformance -j4 $(if $(BACKEND),--filter '$(BACKEND)/*')
 
+# --- simulator: core and journal on virtual time, without libuv; SEED=n replays one with its whole trace ------------------
+SIM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/simulation/*.c)) $(OBJ)/tests/lib/fake_disk.o
+SEEDS ?= 1-200
+$(BIN)/simulate: $(SIM_OBJ) $(call libs,log)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(SIM_OBJ) $(call libs,log) $(LIBS_log)
+.PHONY: simulate
+simulate: $(BIN)/simulate
+	$(BIN)/simulate $(if $(SEED),--seeds $(SEED) --verbose,--seeds $(SEEDS))
+
 # --- everything the tests need; what they run is listed in tests/run.py -----------------------------------------------------
 MODULES := engines/ruvector/node/node_modules
 .PHONY: test test-long test-programs demo deps servers
