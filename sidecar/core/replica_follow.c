@@ -260,6 +260,7 @@ void follow_on_seed_done(struct replica *r, const struct replica_event *ev)
     }
     r->seeding = false;
     if (!ev->seed_done.ok) {
+        dedup_clear(&r->dedup);
         replica_meta_changed(r, true); /* of the broken seed nothing may be durable, its meta included */
         return;
     }

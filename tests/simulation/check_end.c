@@ -1,0 +1,78 @@
+/* I7: after faults end, every shard that can be is writable in bounded time, and all its replicas are in sync and
+ * equal. */
+#include "tests/simulation/sim.h"
+
+#include <stdio.h>
+
+/* Every member's log is gone: only an operator can help (V7). The faults see to it that this is rare. */
+static bool lost(struct sim *s, otr_shard shard)
+{
+    const struct descriptor *d = &s->coord.shards[shard].descriptor;
+
+    for (uint32_t i = 0; i < d->in_sync_count; i++) {
+        const struct sim_shard *sh = s->nodes[d->in_sync[i].node].shards[shard];
+
+        if (sh != NULL && sh->meta.log_id == d->in_sync[i].log_id) {
+            return false;
+        }
+    }
+    return d->epoch > 0;
+}
+
+static bool shard_converged(struct sim *s, otr_shard shard, char *why, size_t why_bytes)
+{
+    const struct descriptor *d = &s->coord.shards[shard].descriptor;
+    const struct sim_shard *primary = d->primary == 0 ? NULL : s->nodes[d->primary].shards[shard];
+    struct replica_status status;
+
+    if (primary == NULL || primary->role != REPLICA_PRIMARY) {
+        snprintf(why, why_bytes, "shard %u has no primary", shard);
+        return false;
+    }
+    replica_status(primary->replica, node_now_ms(s, primary->node), &status);
+    if (!status.writable || d->in_sync_count != d->replicas_count) {
+        snprintf(why, why_bytes, "shard %u: %u of %u replicas are in sync%s", shard, d->in_sync_count,
+                 d->replicas_count, status.writable ? "" : ", not writable");
+        return false;
+    }
+    if (!s->coord.shards[shard].lease.present || s->coord.shards[shard].lease.incarnation != d->incarnation) {
+        snprintf(why, why_bytes, "shard %u: its primary does not hold the lease", shard);
+        return false;
+    }
+    for (uint32_t i = 0; i < d->in_sync_count; i++) {
+        const struct sim_shard *sh = s->nodes[d->in_sync[i].node].shards[shard];
+
+        if (sh == NULL || sh->commit != status.last.index || sh->base.index + sh->entries_count != sh->commit ||
+            memcmp(sh->values, primary->values, sizeof sh->values) != 0) {
+            snprintf(why, why_bytes, "shard %u: node %u has committed %" PRIu64 ", the primary's log ends at %" PRIu64,
+                     shard, d->in_sync[i].node, sh == NULL ? 0 : sh->commit, status.last.index);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool check_converged(struct sim *s, char *why, size_t why_bytes)
+{
+    for (uint32_t i = 0; i < s->shards_count; i++) {
+        if (!lost(s, i) && !shard_converged(s, i, why, why_bytes)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void check_end(struct sim *s)
+{
+    char why[256] = "a client still waits";
+
+    for (uint32_t i = 0; i < s->shards_count; i++) {
+        if (lost(s, i)) {
+            s->check.lost_shards++;
+            return; /* and its clients may wait for ever */
+        }
+    }
+    if (!check_converged(s, why, sizeof why) || !clients_idle(s)) {
+        sim_fail(s, "I7: %s, long after the last fault", why);
+    }
+}

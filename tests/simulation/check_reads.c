@@ -1,0 +1,26 @@
+/* I4: a linearizable read returns the newest write acknowledged before it began, or a concurrent one; and no later read
+ * returns an older one. Order is that of the shard's log, which I3 makes the same everywhere. */
+#include "tests/simulation/sim.h"
+
+void check_read(struct sim *s, const struct sim_client *c, struct sim_value value)
+{
+    uint64_t *floor = &s->check.shards[c->shard].floor[c->key];
+
+    s->check.reads++;
+    if (value.index < c->floor) {
+        sim_fail(s,
+                 "I4: client %u reads shard %u key %u as of entry %" PRIu64 ", but entry %" PRIu64
+                 " was known before it asked",
+                 c->id, c->shard, c->key, value.index, c->floor);
+        return;
+    }
+    if (value.index != 0) {
+        const struct sim_committed *at = &s->check.shards[c->shard].committed[value.index];
+
+        if (!at->known || at->key != c->key || at->value != value.value) {
+            sim_fail(s, "I4: client %u reads a value of shard %u key %u that entry %" PRIu64 " did not write", c->id,
+                     c->shard, c->key, value.index);
+        }
+    }
+    *floor = value.index > *floor ? value.index : *floor;
+}
