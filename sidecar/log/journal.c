@@ -183,7 +183,8 @@ int journal_segments_reserve(struct journal *j)
 {
     struct segment **grown;
 
-    if (j->segments_count < j->segments_capacity) {
+    /* Room for two: the batch being flushed and the open one may each begin a segment. */
+    if (j->segments_count + 1 < j->segments_capacity) {
         return 0;
     }
     grown = realloc(j->segments, (j->segments_capacity * 2 + 8) * sizeof(struct segment *));

@@ -4,6 +4,7 @@
  * the command that replays it. Exit 0: all passed; 1: one failed; 2: usage. */
 #include "tests/simulation/sim.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -262,6 +263,18 @@ static void report_failure(const struct sim *s)
     fflush(stdout);
 }
 
+/* An assert in core or journal is a failure like any other: which seed was it? */
+static struct sim *running;
+
+static void on_abort(int signal_number)
+{
+    (void)signal_number;
+    if (running != NULL) {
+        (void)snprintf(running->failure, sizeof running->failure, "aborted");
+        report_failure(running);
+    }
+}
+
 struct totals {
     uint64_t acks, reads, reads_by_descriptor, duplicates, elections, crashes, seeds, unknown, hash;
 };
@@ -271,6 +284,7 @@ static bool simulate(uint64_t seed, bool verbose, uint64_t seconds, struct total
     struct sim *s = sim_alloc(sizeof *s);
     bool passed;
 
+    running = s;
     setup(s, seed, verbose);
     run(s, seconds * 1000 * SIM_MS, NULL);
     if (!s->failed) {
@@ -297,6 +311,7 @@ static bool simulate(uint64_t seed, bool verbose, uint64_t seconds, struct total
     t->unknown += s->txns_unknown;
     t->hash ^= s->trace_hash;
     teardown(s);
+    running = NULL;
     free(s);
     return passed;
 }
@@ -352,6 +367,7 @@ int main(int argc, char **argv)
             return usage();
         }
     }
+    (void)signal(SIGABRT, on_abort);
     for (uint64_t seed = first; seed <= last; seed++) {
         if (!simulate(seed, verbose, seconds, &t)) {
             failed++;
