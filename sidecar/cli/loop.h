@@ -13,6 +13,8 @@ struct loop {
     uv_loop_t uv;
     uv_signal_t sigint, sigterm, sighup;
     uv_timer_t timer;
+    uv_prepare_t prepare;
+    const bool *done; /* what is waited for now */
     bool timer_fired;
     int interrupted; /* the signal that came, 0: none */
 };
