@@ -67,7 +67,7 @@ static void print_shard(struct text *t, struct node *n, const struct descriptor 
             any = true;
         }
     }
-    text_puts(t, "],\"index\":");
+    text_printf(t, "],\"min_in_sync\":%u,\"index\":", d->min_in_sync);
     if (node_shard_status(n, d->shard, &status)) {
         text_printf(t, "%llu}", (unsigned long long)status.committed_index);
     } else {
