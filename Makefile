@@ -110,7 +110,8 @@ $(OBJ)/tests/%.o: tests/%.c
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
 
-TESTLIB_log := fake_disk
+TESTLIB_log := fake_disk fail_malloc temp_dir
+UNIT_LDFLAGS_log := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 TESTLIB_node := fake_backend fake_store
 TESTLIB_io := http_stub
 TESTLIB_etcd := http_stub
@@ -121,7 +122,7 @@ $$(UNIT_OBJ_$(1)): | $(PROTO).h
 $(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call libs,$(1))
 	@mkdir -p $$(@D)
 	$$(call say,LINK $$@)
-	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $$@ $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) $$(UNIT_LDFLAGS_$(1)) -o $$@ $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
 .PHONY: unit-$(1)
 unit-$(1): $(BIN)/unit-$(1)
 	$(BIN)/unit-$(1)

@@ -261,7 +261,9 @@ int journal_reader_point(struct journal_reader *r, journal_place place, uint32_t
     size_t available;
     int rv;
 
-    if (p.hint > point_bytes_max()) {
+    if (p.hint < POINT_HEADER_BYTES) {
+        p.hint = POINT_HEADER_BYTES; /* Tells the length, at least. */
+    } else if (p.hint > point_bytes_max()) {
         p.hint = (uint32_t)point_bytes_max();
     }
     if (r->points_count == r->points_capacity) {

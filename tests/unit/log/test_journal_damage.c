@@ -345,6 +345,7 @@ Test(journal_damage, random_damage_is_never_taken_for_data, .timeout = 120)
         }
         lab_close(&l);
     }
-    cr_assert(all(gt(sz, met, 500), gt(sz, whole, 500))); /* The test meets both. */
+    cr_assert(gt(sz, met, 500)); /* The test meets both. */
+    cr_assert(gt(sz, whole, 500));
     free(before);
 }
