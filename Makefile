@@ -113,6 +113,7 @@ $(OBJ)/tests/%.o: tests/%.c
 TESTLIB_log := fake_disk fail_malloc temp_dir
 UNIT_LDFLAGS_log := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 TESTLIB_node := fake_backend fake_store
+TESTLIB_cli := fake_backend fake_store
 TESTLIB_io := http_stub
 TESTLIB_etcd := http_stub
 

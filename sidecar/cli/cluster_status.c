@@ -20,7 +20,7 @@ static const struct option options[] = {
     {"json", OPTION_FLAG, offsetof(struct settings, json), NULL, NULL, false, 0, 0, "print JSON"},
 };
 
-/* --- numbers of nodes, by name ------------------------------------------------------------------------------------ */
+/* --- the order of nodes ------------------------------------------------------------------------------------------- */
 
 /* node-2 before node-10: digits compare as numbers. */
 static int compare_names(const char *a, const char *b)
@@ -128,10 +128,10 @@ static void print_json(cJSON *json)
 
 /* --- tables ------------------------------------------------------------------------------------------------------- */
 
-/* Rows of texts, printed when all widths are known. */
+/* Texts, row by row; printed when all widths are known. */
 struct table {
-    char (*cells)[CELL_MAX]; /* rows times columns */
-    uint32_t rows, columns, room;
+    char (*cells)[CELL_MAX];
+    uint32_t cells_count, columns, room;
 };
 
 static void table_cell(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -139,7 +139,7 @@ static void table_cell(struct table *t, const char *format, ...)
 {
     va_list args;
 
-    if (t->rows == t->room) { /* rows counts cells until the table is printed */
+    if (t->cells_count == t->room) {
         uint32_t room = t->room != 0 ? 2 * t->room : 64;
         char(*grown)[CELL_MAX] = realloc(t->cells, room * sizeof *grown);
 
@@ -150,7 +150,7 @@ static void table_cell(struct table *t, const char *format, ...)
         t->room = room;
     }
     va_start(args, format);
-    vsnprintf(t->cells[t->rows++], CELL_MAX, format, args);
+    vsnprintf(t->cells[t->cells_count++], CELL_MAX, format, args);
     va_end(args);
 }
 
@@ -158,12 +158,12 @@ static void table_print(struct table *t)
 {
     int widths[COLUMNS_MAX] = {0};
 
-    for (uint32_t i = 0; i < t->rows; i++) {
+    for (uint32_t i = 0; i < t->cells_count; i++) {
         int bytes = (int)strlen(t->cells[i]);
 
         widths[i % t->columns] = bytes > widths[i % t->columns] ? bytes : widths[i % t->columns];
     }
-    for (uint32_t i = 0; i < t->rows; i++) {
+    for (uint32_t i = 0; i < t->cells_count; i++) {
         bool last = (i + 1) % t->columns == 0;
 
         printf("%-*s%s", last ? 0 : widths[i % t->columns], t->cells[i], last ? "\n" : "  ");
@@ -171,7 +171,6 @@ static void table_print(struct table *t)
     free(t->cells);
 }
 
-/* Names in the order of preference, the primary first. */
 static void print_in_sync(char out[CELL_MAX], const struct cluster_view *v, const struct cluster_view_shard *s)
 {
     size_t used = 0;

@@ -96,11 +96,12 @@ size_t dev_plan_processes(struct dev_plan *d, struct dev_process *out[DEV_PLAN_P
 /* --- commands -------------------------------------------------------------------------------------------------------
  */
 
-static void process_init(struct dev_plan *d, struct dev_process *p, const char *name, const char *suffix)
+/* `role` is how people know it, "node-1's engine"; `log` ends its log's name. */
+static void process_init(struct dev_plan *d, struct dev_process *p, const char *name, const char *role, const char *log)
 {
     p->self = d->programs.self;
-    snprintf(p->name, sizeof p->name, "%s%s", name, suffix);
-    snprintf(p->log_path, sizeof p->log_path, "%s/log/%s%s.log", d->path, name, suffix);
+    snprintf(p->name, sizeof p->name, "%s%s", name, role);
+    snprintf(p->log_path, sizeof p->log_path, "%s/log/%s%s.log", d->path, name, log);
 }
 
 static bool etcd_command(struct dev_plan *d)
@@ -197,9 +198,10 @@ static int choose_ports(struct dev_plan *d, struct otr_errmsg *msg)
 static int prepare_commands(struct dev_plan *d, struct otr_errmsg *msg)
 {
     char path[PATH_MAX + OTR_NAME_MAX + 2];
+    char name[sizeof d->nodes[0].name];
     bool ok;
 
-    process_init(d, &d->etcd, "etcd", "");
+    process_init(d, &d->etcd, "etcd", "", "");
     ok = etcd_command(d);
     for (uint32_t i = 0; ok && i < d->shape.nodes; i++) {
         struct dev_plan_node *n = &d->nodes[i];
@@ -209,8 +211,9 @@ static int prepare_commands(struct dev_plan *d, struct otr_errmsg *msg)
             otr_errmsg_set(msg, "cannot make the directory %s: %s", path, strerror(errno));
             return OTR_IO;
         }
-        process_init(d, &n->engine, n->name, "-engine");
-        process_init(d, &n->sidecar, n->name, "");
+        memcpy(name, n->name, sizeof name); /* gcc takes n->name for a part of what is printed into */
+        process_init(d, &n->engine, name, "'s engine", "-engine");
+        process_init(d, &n->sidecar, name, "'s sidecar", "");
         ok = engine_command(d, n) && sidecar_command_of(d, n);
     }
     if (!ok) {

@@ -153,7 +153,7 @@ int options_address(const char *text, struct topology_address *out, struct otr_e
     if (host_bytes > 2 && host[0] == '[' && host[host_bytes - 1] == ']') {
         host++;
         host_bytes -= 2;
-    } else if (memchr(host, ':', host_bytes) != NULL) {
+    } else if (memchr(host, ':', host_bytes) != NULL || memchr(host, '[', host_bytes) != NULL) {
         otr_errmsg_set(msg, "\"%s\": an IPv6 address goes in brackets: [::1]:7700", text);
         return OTR_INVALID;
     }
