@@ -1,6 +1,5 @@
 #include "backends/etcd/etcd.h"
 
-#include "sidecar/io/clock.h"
 #include "sidecar/io/log.h"
 #include "sidecar/io/random.h"
 
@@ -37,10 +36,10 @@ void etcd_identity_seen(struct etcd *etcd, uint64_t identity)
     if (identity == 0 || identity == etcd->identity) {
         return;
     }
-    if (etcd->identity != 0) {
-        log_error("etcd",
-                  "cluster id was %" PRIu64 ", now is %" PRIu64 ": restored, replaced, or endpoints of two clusters",
-                  etcd->identity, identity);
+    if (etcd->identity != 0) { /* PROTOCOL D4: readers see it in their results; watches start anew. */
+        LOG_LIMITED(LOG_ERROR, "etcd",
+                    "cluster id was %" PRIu64 ", now is %" PRIu64 ": restored, replaced, or endpoints of two clusters",
+                    etcd->identity, identity);
         etcd_watch_resync_all(etcd);
     }
     etcd->identity = identity;

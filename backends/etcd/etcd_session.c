@@ -8,8 +8,8 @@
  * keep-alive without TTL. Our own clock proves nothing about it: without quorum no lease ends, and after a change of
  * leader all have their full TTL again.
  *
- * An answer counts from before its request was sent, on CLOCK_BOOTTIME: one that is older than the TTL less 10 %
- * confirms nothing, since the lease may be gone again by now.
+ * An answer counts from before its request was sent, on CLOCK_BOOTTIME (as PROTOCOL G3 does for grants): one that is
+ * older than the TTL less 10 % confirms nothing, since the lease may be gone again by now.
  *
  *   GRANTING --granted--> CONFIRMING --confirmed--> OPEN --dead--> (LOST, freed)
  *       ^------- dead -------'  (before OPEN nobody knows the id: draw another) */

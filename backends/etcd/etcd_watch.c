@@ -10,7 +10,8 @@
  *
  * Failures: the stream ends, is not `created` within CREATED_MS, PROBE_MISSES_MAX probes fail, or a probe sees that
  * the stream has not reached what the probe before it saw: close it, connect to the next endpoint after a pause.
- * History compacted, another cluster, or a fallen revision: resync, which reads the prefix and delivers all of it.
+ * History compacted, another cluster, or a fallen revision (PROTOCOL D4): resync, which reads the prefix and delivers
+ * all of it.
  *
  *   CONNECTING --created--> STREAMING
  *   CONNECTING, STREAMING --failure--> BREAKING --transfer ended--> PAUSED
