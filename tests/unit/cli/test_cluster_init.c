@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <stdlib.h>
 
+TestSuite(cluster_init, .timeout = 60);
+
 struct fixture {
     struct loop loop;
     struct fake_coordinator *fake;
@@ -157,7 +159,7 @@ static void third_node_comes(struct fixture *f)
     put_live(f, "node-3");
 }
 
-Test(cluster_init, waits_for_the_nodes, .timeout = 20)
+Test(cluster_init, waits_for_the_nodes)
 {
     struct fixture f;
     struct cluster_made made;
@@ -170,7 +172,7 @@ Test(cluster_init, waits_for_the_nodes, .timeout = 20)
     close_fixture(&f);
 }
 
-Test(cluster_init, gives_up_when_told_so, .timeout = 20)
+Test(cluster_init, gives_up_when_told_so)
 {
     struct fixture f;
     struct cluster_made made;
@@ -187,7 +189,7 @@ static void interrupt(struct fixture *f)
     raise(SIGINT);
 }
 
-Test(cluster_init, can_be_interrupted, .timeout = 20)
+Test(cluster_init, can_be_interrupted)
 {
     struct fixture f;
     struct cluster_made made;
@@ -204,7 +206,7 @@ static void coordinator_returns(struct fixture *f)
     fake_set_reach(f->fake, FAKE_REACHABLE);
 }
 
-Test(cluster_init, waits_for_the_coordinator, .timeout = 20)
+Test(cluster_init, waits_for_the_coordinator)
 {
     struct fixture f;
     struct cluster_made made;
@@ -220,7 +222,7 @@ Test(cluster_init, waits_for_the_coordinator, .timeout = 20)
 
 /* An answer that never came says nothing (PROTOCOL D3): whatever became of the transaction, the run comes to its end,
  * and what is carried out late changes nothing. */
-Test(cluster_init, unknown_outcomes, .timeout = 60)
+Test(cluster_init, unknown_outcomes)
 {
     static const enum fake_outcome outcomes[] = {FAKE_OUTCOME_LOST, FAKE_OUTCOME_APPLIED, FAKE_OUTCOME_LATE};
 
@@ -308,7 +310,7 @@ static void another_run_finishes_first(struct fixture *f)
     put_live(f, "node-3");
 }
 
-Test(cluster_init, who_comes_second_changes_nothing, .timeout = 20)
+Test(cluster_init, who_comes_second_changes_nothing)
 {
     struct fixture f;
     struct cluster_made made;

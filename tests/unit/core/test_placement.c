@@ -8,6 +8,8 @@
 
 enum { NODES_MAX = 16 };
 
+TestSuite(placement, .timeout = 60);
+
 struct spread {
     uint32_t replicas_least, replicas_most;
     uint32_t firsts_least, firsts_most;
@@ -197,7 +199,7 @@ Test(placement, impossible_counts_are_refused_with_words)
     }
 }
 
-Test(placement, the_largest_cluster_is_placed_in_time, .timeout = 20)
+Test(placement, the_largest_cluster_is_placed_in_time)
 {
     struct placement_node *nodes = calloc(OTR_NODES_MAX, sizeof *nodes);
 
