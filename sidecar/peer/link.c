@@ -24,6 +24,7 @@ enum {
     CONNECT_TIMEOUT_MS = 500,
     HELLO_TIMEOUT_MS = 3000,
     BACKOFF_MS_MIN = 50,
+    BACKOFF_MS_LOST = 1, /* first, after an UP link was lost; see on_end */
     BACKOFF_MS_MAX = 1000,
     REJECTED_MS = 2000,   /* somebody else lives there: no hurry */
     REFUSALS_QUICK = 100, /* so many are tried again after BACKOFF_MS_MIN, then slower */
@@ -316,6 +317,9 @@ static void on_end(struct conn *c, int uv_status, const struct otr_errmsg *msg)
         return; /* The shutdown is on its way. */
     }
     if (link->was_up) {
+        /* A dying process may close its connections a moment before its listening socket. Then the dial is accepted and
+         * reset, and it is the next one that is refused: so that one comes soon, too. */
+        link->backoff_ms = BACKOFF_MS_LOST;
         link->was_up = false;
         report(link, PEER_LINK_DOWN, &why);
         dial_same(link);

@@ -29,6 +29,7 @@ struct node {
     uint64_t replicate_bytes;
     uint64_t beacon_count;
     uint64_t out_of_order;
+    uint64_t beacon_behind; /* replicate_count when the last one came */
     uint64_t beacon_ns_max; /* from sent_ms, in fact ns, to arrival */
     unsigned drained;
     char from_node[64];

@@ -74,27 +74,47 @@ Test(lane, busy_then_drain)
     node_close(&b);
 }
 
-/* Beacons do not wait behind entries. */
+/* Of what one loop turn queued, the beacon goes out first. */
+Test(lane, beacon_first_of_a_turn)
+{
+    struct node a, b;
+    struct peer_link *link = pair_open(&a, &b);
+    uint64_t number = 0;
+
+    while (send_append(link, number, 1 << 20) == 0) {
+        number++;
+    }
+    cr_assert(zero(int, send_beacon(link, 0)));
+    RUN_UNTIL(b.beacon_count == 1);
+    cr_assert(zero(u64, b.beacon_behind));
+    RUN_UNTIL(b.replicate_count == number);
+    node_close(&a);
+    node_close(&b);
+}
+
+/* Nor does it wait behind what a lane has queued before: only behind what the sockets hold already. */
 Test(lane, beacons_overtake_a_bulk_transfer)
 {
     struct node a, b;
     struct peer_link *link = pair_open(&a, &b);
     uint64_t number = 0;
     uint64_t beacons = 0;
+    uint64_t overtaken_least = UINT64_MAX;
 
-    while (number < 400) {
-        while (number < 400 && send_append(link, number, 1 << 20) == 0) {
+    while (number < 300) {
+        while (send_append(link, number, 1 << 20) == 0) {
             number++;
         }
         cr_assert(zero(int, send_beacon(link, beacons++)));
-        run_once();
+        RUN_UNTIL(b.beacon_count == beacons);
+        overtaken_least = number - b.beacon_behind < overtaken_least ? number - b.beacon_behind : overtaken_least;
     }
-    RUN_UNTIL(b.replicate_count == number && b.beacon_count == beacons);
+    RUN_UNTIL(b.replicate_count == number);
     cr_assert(zero(u64, b.out_of_order));
-    cr_log_info("%lu beacons beside %lu MiB, the slowest %.2f ms", (unsigned long)beacons, (unsigned long)number,
-                b.beacon_ns_max / 1e6);
+    cr_log_info("%lu beacons, each overtook %lu MiB or more of 16; the slowest took %.2f ms", (unsigned long)beacons,
+                (unsigned long)overtaken_least, b.beacon_ns_max / 1e6);
     cr_assert(ge(u64, beacons, 10));
-    cr_assert(le(u64, b.beacon_ns_max, 60000000));
+    cr_assert(ge(u64, overtaken_least, 6));
     node_close(&a);
     node_close(&b);
 }
