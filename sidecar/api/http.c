@@ -19,6 +19,7 @@
 
 #include <assert.h>
 #include <http_parser.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -973,6 +974,7 @@ int http_server_new(struct http_server **out, const struct http_server_config *c
     if (s == NULL) {
         return OTR_NOMEM;
     }
+    signal(SIGPIPE, SIG_IGN); /* libuv writes without MSG_NOSIGNAL: a client that goes away must not end the process. */
     s->config = *config;
     set_defaults(&s->config);
     rv = parse_address(config->host, config->port, &address);
