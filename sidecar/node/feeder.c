@@ -216,10 +216,19 @@ static void on_written(struct otr_engine_req *req, int status, const struct otr_
     advance(f);
 }
 
+static void drop_name(struct feeder *f, const char *collection);
+
 static void on_made(struct otr_engine_req *req, int status, const struct otr_errmsg *msg)
 {
     struct feeder *f = req->data;
+    const char *name = collections_name(f->s->node, f->making);
 
+    if (status == OTR_EXISTS && name != NULL && !f->free_when_done && !f->s->node->closing) {
+        /* A deleted collection of the same name, with another dimension or metric, was left in the engine. */
+        f->calling = false;
+        drop_name(f, name);
+        return;
+    }
     if (call_ended(f, "make a collection", status, msg)) {
         set_made(f, f->making);
         advance(f);
@@ -249,15 +258,29 @@ static void make_collection(struct feeder *f, const struct topology_collection *
                                               c->options[0] != '\0' ? c->options : NULL, on_made));
 }
 
-static void call_drop(struct feeder *f, uint64_t collection)
+static void drop_name(struct feeder *f, const char *collection)
 {
     struct node *n = f->s->node;
-    const char *known = collections_name(n, collection);
     char name[OTR_ENGINE_COLLECTION_MAX];
 
-    unset_made(f, collection);
-    feeder_collection_name(name, sizeof name, known, f->s->id);
+    feeder_collection_name(name, sizeof name, collection, f->s->id);
     started(f, n->engine_ops->collection_drop(n->engine, &f->req, name, on_written));
+}
+
+static void call_drop(struct feeder *f, uint64_t collection)
+{
+    const char *name = collections_name(f->s->node, collection);
+    const struct topology_collection *now;
+
+    unset_made(f, collection);
+    if (name == NULL) {
+        return; /* nobody knows any more what it was called; what is left in the engine never passes verification */
+    }
+    now = topology_collection(f->s->node->topology, name);
+    if (now != NULL && now->id != collection && is_made(f, now->id)) {
+        return; /* the name is another collection's by now, and its points are already there */
+    }
+    drop_name(f, name);
 }
 
 static void call_write(struct feeder *f, uint64_t collection, bool put, size_t count)
@@ -496,9 +519,7 @@ static void feed_entries(struct feeder *f)
         if (f->h.kind == RECORD_DROP) {
             uint64_t collection = f->it.collection;
             close_record(f);
-            if (collections_name(f->s->node, collection) != NULL) {
-                call_drop(f, collection);
-            }
+            call_drop(f, collection);
             continue;
         }
         v = judge(f, f->it.collection);

@@ -383,3 +383,13 @@ void fake_engine_reset(void)
         processes[i] = (struct process){0};
     }
 }
+
+void fake_engine_stranger(const char *url, const char *collection)
+{
+    struct process *p = process_of(url);
+    struct collection *c = &p->collections[p->count++];
+
+    *c = (struct collection){.dimension = 99, .metric = OTR_METRIC_DOT};
+    c->points = calloc(POINTS, sizeof *c->points);
+    snprintf(c->name, sizeof c->name, "%s", collection);
+}

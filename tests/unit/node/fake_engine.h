@@ -15,6 +15,8 @@ size_t fake_engine_count(const char *url, const char *collection);
 /* Puts a point there behind the sidecar's back: a ghost. */
 void fake_engine_ghost(const char *url, const char *collection, const char *id, const float *vector,
                        uint32_t dimension);
+/* Makes an empty collection of another dimension and metric there. */
+void fake_engine_stranger(const char *url, const char *collection);
 /* Forgets everything, between tests. */
 void fake_engine_reset(void);
 

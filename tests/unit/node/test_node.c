@@ -277,3 +277,26 @@ Test(node, deleted_collection)
         eq(flt, lab_get(&lab, lab_primary(&lab, lab_shard_of(&lab, "a1")), again, "a1", NODE_LINEARIZABLE, NULL), 5));
     lab_close(&lab);
 }
+
+static bool engine_is_fed(struct lab *lab, void *data)
+{
+    (void)data;
+    return fake_engine_count("fake:1", "things__0") == 1 && fake_engine_count("fake:2", "things__0") == 1 &&
+           fake_engine_count("fake:3", "things__0") == 1 && lab != NULL;
+}
+
+/* A collection of that name with another shape was left in the engines: it goes, and feeding goes on. */
+Test(node, engine_holds_a_stranger_of_the_same_name)
+{
+    struct lab lab;
+    uint64_t c;
+
+    lab_open(&lab, 1);
+    fake_engine_stranger("fake:1", "things__0");
+    fake_engine_stranger("fake:2", "things__0");
+    fake_engine_stranger("fake:3", "things__0");
+    c = lab_collection(&lab, "things");
+    lab_put(&lab, c, "a", 1);
+    lab_until(&lab, engine_is_fed, NULL, "the engines hold the point");
+    lab_close(&lab);
+}
