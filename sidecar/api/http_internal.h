@@ -1,0 +1,116 @@
+/* What the files of the HTTP server share. Nobody else includes it.
+ *
+ *   http.c           the server: listening, accepting, time limits
+ *   http_conn.c      a connection: states, sockets, answers
+ *   http_request.c   bytes to requests: http_guard, http-parser
+ *   http_exchange.c  a request's memory
+ *
+ * A connection's life:
+ *
+ *            first byte        head complete         body complete
+ *   IDLE ----------------> HEAD ------------> BODY ----------------> HANDLING --http_reply--> WRITING --+
+ *    ^                      '--------- (no body) --------------------^                                  |
+ *    '----------------------------------- kept alive ---------------------------------------------------+
+ *                                                                    LINGER <---- to be closed ---------'
+ *
+ * LINGER: our side is shut down, what still comes is read and dropped until the client ends too (2 s at most); a reset
+ * would take an answer away from a client that is still sending its body. A CLOSED one waits for its handle's close
+ * callback and for the answer to what it was handling. */
+#ifndef OUTRIGGER_API_HTTP_INTERNAL_H
+#define OUTRIGGER_API_HTTP_INTERNAL_H
+
+#include "sidecar/api/http.h"
+#include "sidecar/api/http_guard.h"
+
+#include <http_parser.h>
+
+enum { HTTP_SCRATCH_BYTES = 64 << 10, HTTP_LINGER_MS = 2000, HTTP_CLOSING_WRITE_MS = 1000 };
+
+enum http_conn_state {
+    HTTP_CONN_IDLE,
+    HTTP_CONN_HEAD,
+    HTTP_CONN_BODY,
+    HTTP_CONN_HANDLING,
+    HTTP_CONN_WRITING,
+    HTTP_CONN_LINGER,
+    HTTP_CONN_CLOSED
+};
+
+struct http_server {
+    struct http_server_config config;
+    uv_tcp_t listener;
+    uv_timer_t sweep;
+    struct http_conn *conns;
+    uint32_t conns_count;
+    uint64_t bodies_total;
+    uint64_t closing_since_ms;
+    bool stopped;
+    bool listener_closed;
+    bool sweep_closing;
+    void (*close_cb)(void *data);
+    void *close_data;
+    char scratch[HTTP_SCRATCH_BYTES]; /* read into while a connection holds no buffer; used up before the next read */
+};
+
+struct http_call {
+    struct http_exchange x;
+    struct http_conn *conn;
+    struct http_field fields[HTTP_FIELDS_MAX];
+    size_t fields_count;
+    bool too_many_fields;
+    char *head; /* what fields and target point into */
+};
+
+struct http_conn {
+    uv_tcp_t tcp;
+    struct http_server *s;
+    struct http_conn *next, **link;
+    enum http_conn_state state;
+    bool reading;
+    bool in_input;   /* http_conn_input is on the stack */
+    bool eof;        /* the client ended its side */
+    bool keep_alive; /* as the client wishes */
+    bool no_body;    /* HEAD */
+    bool complete;   /* http-parser saw the end of the message */
+    bool handle_closed;
+    uint64_t since_ms; /* begin of the state */
+    uint64_t moved_ms; /* last byte */
+    uint64_t moved_bytes;
+    struct http_guard guard;
+    http_parser parser;
+    struct http_call *call;
+    char *head; /* unfinished */
+    size_t head_used;
+    char *pending; /* came while a request was under way */
+    size_t pending_bytes;
+    uv_write_t write;
+    struct text out_head, out_body;
+};
+
+/* --- http_exchange.c --- */
+
+size_t http_body_capacity(const struct http_exchange *x); /* 0 without a body */
+/* Room for `more` bytes; OTR_BUSY when all bodies together would be too large. Doubles, so that a large length that is
+ * only announced takes no memory. `limit`: the body's length if known, else the most it may have. */
+OTR_MUST_CHECK int http_body_grow(struct http_server *s, struct http_exchange *x, size_t more, uint64_t limit);
+void http_call_free(struct http_server *s, struct http_call *call);
+
+/* --- http_conn.c --- */
+
+void http_conn_enter(struct http_conn *c, enum http_conn_state state);
+void http_conn_close(struct http_conn *c);
+void http_conn_read(struct http_conn *c);
+/* Answers what is no acceptable request, then closes. */
+void http_conn_refuse(struct http_conn *c, int status, const char *why);
+
+/* --- http_request.c --- */
+
+/* Everything that comes goes through here: several requests may lie in one read, or one in many. */
+void http_conn_input(struct http_conn *c, const char *data, size_t n);
+
+/* --- http.c --- */
+
+/* The connection's memory is gone: it no longer counts. */
+void http_server_forget(struct http_server *s, struct http_conn *c);
+
+#endif
