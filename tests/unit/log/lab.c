@@ -397,15 +397,26 @@ void lab_read_all(struct lab *l, otr_shard shard)
     free(shards);
 }
 
-void lab_last_segment(const struct lab *l, char name[16])
+unsigned lab_last_segment(const struct lab *l, char name[16])
 {
     char next[16];
 
     for (unsigned n = 1;; n++) {
         snprintf(next, sizeof next, "%08u.log", n);
         if (!fake_disk_exists(l->disk, next)) {
-            break;
+            return n - 1;
         }
         memcpy(name, next, sizeof next);
     }
+}
+
+void lab_extend(struct lab *l, const char *name, const void *data, size_t bytes)
+{
+    struct file_system *fs = fake_disk_fs(l->disk);
+    struct file *f;
+
+    cr_assert(eq(int, fs->ops->open(fs, name, FILE_READ_WRITE, &f, NULL), 0));
+    cr_assert(eq(int, fs->ops->write(f, fake_disk_size(l->disk, name), data, bytes, NULL), 0));
+    cr_assert(eq(int, fs->ops->sync(f, NULL), 0));
+    fs->ops->close(f);
 }

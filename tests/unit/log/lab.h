@@ -81,7 +81,9 @@ struct journal_shard_state lab_state(const struct lab *l, otr_shard shard);
 bool lab_matches(const struct lab *l, otr_shard shard, size_t count);
 /* Reads every retained entry of the shard again, through memory or a reader, and checks its bytes. */
 void lab_read_all(struct lab *l, otr_shard shard);
-/* Name of the segment that was begun last. */
-void lab_last_segment(const struct lab *l, char name[16]);
+/* Name of the segment that was begun last; returns its number. */
+unsigned lab_last_segment(const struct lab *l, char name[16]);
+/* Writes bytes behind the end of a file, durably, behind the journal's back. */
+void lab_extend(struct lab *l, const char *name, const void *data, size_t bytes);
 
 #endif

@@ -203,6 +203,8 @@ Test(journal_crash, what_recovery_shows_survives_the_next_crash)
 {
     for (uint64_t segment_bytes = 0; segment_bytes <= 600; segment_bytes += 600) {
         struct journal_batch *b;
+        unsigned segments;
+        char name[16];
         struct lab l;
         lab_init(&l, segment_bytes);
         for (int i = 0; i < 3; i++) {
@@ -218,11 +220,86 @@ Test(journal_crash, what_recovery_shows_survives_the_next_crash)
         l.maybe_damaged = true;
         lab_reopen(&l);
         cr_assert(eq(u64, lab_state(&l, 1).last.index, 4)); /* The cache had it. */
+        segments = lab_last_segment(&l, name);
         lab_crash(&l, FAKE_DISK_LOSE_ALL);
         lab_reopen(&l);
         cr_assert(eq(u64, lab_state(&l, 1).last.index, 4));
+        cr_assert(eq(u32, lab_last_segment(&l, name), segments)); /* No new damage was found. */
         lab_close(&l);
     }
+}
+
+/* The same for a new segment's name: its bytes were synced, its directory was not. */
+Test(journal_crash, a_segment_that_recovery_shows_keeps_its_name)
+{
+    struct journal_batch *b;
+    struct lab l;
+
+    lab_init(&l, 100);
+    lab_append(&l, 1, 1, 400);
+    lab_flush(&l);
+    lab_append(&l, 1, 1, 400);
+    b = journal_flush_begin(l.j);
+    fake_disk_fail_call(l.disk, FAKE_DISK_SYNC_DIR, 1);
+    journal_flush_run(b);
+    cr_assert(eq(int, journal_flush_end(l.j, b, NULL, NULL, NULL), OTR_IO));
+    lab_kill(&l);
+    cr_assert(eq(int, l.config.fs->ops->remove(l.config.fs, "FAILED", NULL), 0)); /* or a new segment is begun */
+    lab_reopen(&l);
+    cr_assert(eq(u64, lab_state(&l, 1).last.index, 2));
+    lab_crash(&l, FAKE_DISK_LOSE_ALL);
+    l.maybe_damaged = true; /* the marker may come back */
+    lab_reopen(&l);
+    cr_assert(eq(u64, lab_state(&l, 1).last.index, 2));
+    lab_close(&l);
+}
+
+/* A sync that fails while recovering may lose the truncation, and the next start must not believe in it. */
+Test(journal_crash, a_torn_tail_is_cut_for_good)
+{
+    uint64_t start;
+    char name[16];
+    struct lab l;
+
+    two_batches(&l, name, &start);
+    l.acked = 3;
+    fake_disk_cut(l.disk, name, fake_disk_size(l.disk, name) - 9);
+    fake_disk_fail_call(l.disk, FAKE_DISK_SYNC, 1);
+    cr_assert(eq(int, lab_open(&l), OTR_IO));
+    fake_disk_crash_as(l.disk, FAKE_DISK_KEEP_ALL, &l.rng);
+    lab_reopen(&l);
+    start = fake_disk_size(l.disk, name);
+    lab_crash(&l, FAKE_DISK_LOSE_ALL);
+    cr_assert(eq(u64, fake_disk_size(l.disk, name), start));
+    lab_close(&l);
+}
+
+/* The METAs at the start of a segment must all be there: where they were torn, the next batch begins another one. */
+Test(journal_crash, a_segment_whose_first_batch_was_torn_is_left)
+{
+    char name[16];
+    unsigned segments;
+    struct lab l;
+
+    lab_init(&l, 100);
+    lab_meta(&l, 1, 1, 1);
+    lab_meta(&l, 2, 1, 1);
+    lab_flush(&l);
+    l.config.segment_bytes = 1 << 20;
+    lab_append(&l, 1, 1, 0);
+    lab_flush(&l);
+    lab_kill(&l);
+    segments = lab_last_segment(&l, name);
+    l.acked = 2;
+    fake_disk_cut(l.disk, name, fake_disk_size(l.disk, name) - 9);
+    lab_reopen(&l);
+    lab_append(&l, 1, 1, 0);
+    lab_flush(&l);
+    cr_assert(eq(u32, lab_last_segment(&l, name), segments + 1));
+    lab_append(&l, 1, 1, 0);
+    lab_flush(&l);
+    cr_assert(eq(u32, lab_last_segment(&l, name), segments + 1));
+    lab_close(&l);
 }
 
 /* --- calls that fail
@@ -354,13 +431,16 @@ Test(journal_crash, a_full_disk_loses_and_doubles_nothing)
 
 Test(journal_crash, while_the_disk_is_full_appends_are_refused_at_last)
 {
+    uint64_t used;
     int rv = 0;
     struct lab l;
 
     lab_init(&l, 0);
-    fake_disk_set_capacity(l.disk, fake_disk_used(l.disk));
+    used = fake_disk_used(l.disk);
+    fake_disk_set_capacity(l.disk, used + 5000);
     lab_append(&l, 1, 1, 60000);
     cr_assert(eq(int, lab_flush(&l), OTR_NOSPACE));
+    cr_assert(eq(u64, fake_disk_used(l.disk), used)); /* nothing half written is left */
     for (int i = 0; i < 1000 && rv == 0; i++) {
         rv = lab_append(&l, 1, 1, 60000);
     }

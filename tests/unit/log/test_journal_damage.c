@@ -13,16 +13,11 @@ static void flip(struct lab *l, const char *name, uint64_t offset, unsigned bit)
     fake_disk_poke(l->disk, name, offset, &byte, 1);
 }
 
-static size_t name_count(const struct fake_disk *disk)
+static unsigned segments_count(const struct lab *l)
 {
     char name[16];
-    unsigned n = 1;
 
-    for (snprintf(name, sizeof name, "%08u.log", n); fake_disk_exists(disk, name);
-         snprintf(name, sizeof name, "%08u.log", n)) {
-        n++;
-    }
-    return n - 1;
+    return lab_last_segment(l, name);
 }
 
 /* Segment and offset of the record at a place. */
@@ -118,7 +113,7 @@ Test(journal_damage, damage_is_remembered_until_a_new_log_id)
         cr_assert(eq(u64, lab_state(&l, 1).last.index, 1));
         lab_crash(&l, FAKE_DISK_LOSE_ALL);
     }
-    cr_assert(eq(sz, name_count(l.disk), 2)); /* Accounted for once. */
+    cr_assert(eq(u32, segments_count(&l), 2)); /* Accounted for once. */
     cr_assert(eq(int, lab_open(&l), 0));
     /* Shard 1 goes on from what it has, under a new id; shard 2 is seeded. */
     lab_meta(&l, 1, 100, 1);
@@ -138,7 +133,29 @@ Test(journal_damage, damage_is_remembered_until_a_new_log_id)
     cr_assert(eq(u64, l.recovered[1].entries[0].epoch, 1));
     cr_assert(eq(u64, lab_state(&l, 2).last.index, 51));
     cr_assert(eq(u64, lab_state(&l, 3).last.index, 2));
-    cr_assert(eq(sz, name_count(l.disk), 2));
+    cr_assert(eq(u32, segments_count(&l), 2));
+    lab_close(&l);
+}
+
+/* Damage may come and go with the disk's moods. What was decided once stands. */
+Test(journal_damage, bytes_that_become_readable_again_do_not_return)
+{
+    struct lab l;
+    char name[16];
+    uint64_t at;
+
+    three_batches(&l, 0);
+    cr_assert(eq(int, lab_open(&l), 0));
+    at = locate(l.recovered[1].entries[1].place, name);
+    journal_close(l.j);
+    flip(&l, name, at + 100, 3);
+    cr_assert(eq(int, lab_open(&l), 0));
+    lab_kill(&l);
+    flip(&l, name, at + 100, 3);
+    cr_assert(eq(int, lab_open(&l), 0));
+    cr_assert(lab_state(&l, 1).damaged);
+    cr_assert(eq(u64, lab_state(&l, 1).last.index, 1));
+    cr_assert(eq(sz, l.recovered[1].count, 1));
     lab_close(&l);
 }
 
@@ -170,7 +187,7 @@ Test(journal_damage, a_missing_segment_is_damage)
     struct lab l;
 
     three_batches(&l, 200);
-    cr_assert(eq(sz, name_count(l.disk), 4)); /* the first one only says whose journal it is */
+    cr_assert(eq(u32, segments_count(&l), 4)); /* the first one only says whose journal it is */
     cr_assert(eq(int, l.config.fs->ops->remove(l.config.fs, "00000003.log", NULL), 0));
     cr_assert(eq(int, lab_open(&l), 0));
     for (otr_shard s = 1; s < LAB_SHARDS; s++) {
@@ -229,6 +246,8 @@ Test(journal_damage, bytes_of_a_client_do_not_pass_for_a_batch)
     struct lab l;
 
     lab_init(&l, 0);
+    lab_meta(&l, 1, 1, 1);
+    lab_flush(&l);
     cr_assert(eq(int, journal_append(l.j, &h, body, &place), 0));
     fields[1] = place + (RECORD_HEADER_BYTES + 400) / 8; /* it even knows where its bytes will stand */
     fields[0] = 78;
@@ -247,6 +266,37 @@ Test(journal_damage, bytes_of_a_client_do_not_pass_for_a_batch)
     lab_close(&l);
 }
 
+/* --- what a truncation that was lost may bring back -----------------------------------------------------------------
+ */
+
+Test(journal_damage, records_behind_the_end_of_a_batch_are_no_part_of_it)
+{
+    struct record_header h = {.shard = 3, .epoch = 1, .kind = RECORD_EPOCH, .index = 3};
+    uint8_t record[RECORD_HEADER_BYTES];
+    struct lab l;
+
+    three_batches(&l, 0);
+    record_seal(record, &h); /* It would follow. */
+    lab_extend(&l, "00000001.log", record, sizeof record);
+    lab_reopen(&l);
+    cr_assert(eq(u64, lab_state(&l, 3).last.index, 2));
+    lab_close(&l);
+}
+
+Test(journal_damage, bytes_behind_the_end_of_a_sealed_segment_do_not_count)
+{
+    struct lab l;
+
+    three_batches(&l, 200);
+    lab_extend(&l, "00000003.log", "some torn tail that was cut", 27);
+    lab_reopen(&l);
+    for (otr_shard s = 1; s < LAB_SHARDS; s++) {
+        cr_assert(not(lab_state(&l, s).damaged));
+        cr_assert(lab_matches(&l, s, l.count));
+    }
+    lab_close(&l);
+}
+
 /* --- any damage at all ----------------------------------------------------------------------------------------------
  */
 
@@ -262,7 +312,7 @@ static bool damage(struct lab *l)
         uint64_t bytes;
         uint64_t at;
 
-        snprintf(name, sizeof name, "%08u.log", (unsigned)(1 + fake_disk_random(&l->rng) % name_count(l->disk)));
+        snprintf(name, sizeof name, "%08u.log", (unsigned)(1 + fake_disk_random(&l->rng) % segments_count(l)));
         bytes = fake_disk_size(l->disk, name);
         at = fake_disk_random(&l->rng) % bytes;
         switch (fake_disk_random(&l->rng) % 8) {
