@@ -345,6 +345,7 @@ static void write_look(struct door_op *op, uint64_t now_ms)
         if (part->resolved) {
             continue;
         }
+        door_op_wait(op, now_ms); /* News of a change may come late; a look costs nothing. */
         /* While an attempt is under way another one makes sense only with another primary: the one asked may never
          * answer (frozen, cut off), and the request id makes the second harmless. */
         primary = node_primary(op->node, part->result.shard);

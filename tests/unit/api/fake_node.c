@@ -4,6 +4,7 @@
 #include "sidecar/io/clock.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -66,6 +67,9 @@ struct fake_world {
     unsigned hung_count;
     int coordinator;
     bool ready;
+    struct otr_position after[FAKE_SHARDS];
+    char filter[256];
+    double threshold;
     unsigned writes, gets, searches, calls[FAKE_NODES + 1], entries;
     struct stored *store;
     size_t store_count;
@@ -291,6 +295,21 @@ unsigned fake_searches(const struct fake_world *w)
 unsigned fake_calls(const struct fake_world *w, unsigned number)
 {
     return w->calls[number];
+}
+
+struct otr_position fake_after(const struct fake_world *w, otr_shard shard)
+{
+    return w->after[shard];
+}
+
+const char *fake_filter(const struct fake_world *w)
+{
+    return w->filter;
+}
+
+double fake_threshold(const struct fake_world *w)
+{
+    return w->threshold;
 }
 
 unsigned fake_entries(const struct fake_world *w)
@@ -653,6 +672,7 @@ int node_get(struct node *n, const struct node_get *get, node_get_cb cb, void *d
     struct get_job *g = calloc(1, sizeof *g);
 
     n->w->gets++;
+    n->w->after[get->shard] = get->after;
     *g = (struct get_job){.job.run = run_get, .w = n->w, .get = *get, .cb = cb, .data = data};
     start(n, &g->job, take_plan(n->w, n->number, get->shard), &g->status, get->consistency == NODE_LINEARIZABLE,
           get->shard);
@@ -717,6 +737,9 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
     struct search_job *s = calloc(1, sizeof *s);
 
     n->w->searches++;
+    n->w->after[search->shard] = search->after;
+    n->w->threshold = search->with_threshold ? search->threshold : (double)NAN;
+    snprintf(n->w->filter, sizeof n->w->filter, "%s", search->filter != NULL ? search->filter : "");
     *s = (struct search_job){.job.run = run_search, .w = n->w, .search = *search, .cb = cb, .data = data};
     start(n, &s->job, take_plan(n->w, n->number, search->shard), &s->status, search->consistency == NODE_LINEARIZABLE,
           search->shard);

@@ -50,6 +50,10 @@ unsigned fake_writes(const struct fake_world *w); /* node_write calls */
 unsigned fake_gets(const struct fake_world *w);
 unsigned fake_searches(const struct fake_world *w);
 unsigned fake_calls(const struct fake_world *w, unsigned number); /* over the link to it */
+/* Of the newest get or search on that shard: the position it was to wait for, the filter (""), the threshold (NAN). */
+struct otr_position fake_after(const struct fake_world *w, otr_shard shard);
+const char *fake_filter(const struct fake_world *w);
+double fake_threshold(const struct fake_world *w);
 /* Writes that took effect, and points there are. */
 unsigned fake_entries(const struct fake_world *w);
 unsigned fake_points(const struct fake_world *w);

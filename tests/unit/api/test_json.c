@@ -521,3 +521,37 @@ Test(json, bodies_cut_short)
         free(own);
     }
 }
+
+/* Bodies damaged at random: whatever is accepted holds what the rules promise. */
+Test(json, damaged_bodies)
+{
+    static const char text[] =
+        "{\"points\":[{\"id\":\"a\",\"vector\":[1.25,-2e1],\"metadata\":{\"k\":[true,\"\\u00e4\"]}},"
+        "{\"vector\":[3,4],\"id\":\"\\ud83d\\ude00\"}]}";
+    struct json_vector_rules rules = {.dimension = 2, .metric = OTR_METRIC_COSINE};
+    struct otr_request_id id = {{1}};
+    unsigned accepted = 0;
+
+    srand(3);
+    for (int i = 0; i < 100000; i++) {
+        char *own = copy(text, sizeof text - 1);
+        struct json_points p;
+
+        for (int k = rand() % 3; k >= 0; k--) {
+            static const char bytes[] = "0123456789eE+-.,:[]{}\"\\ u\x01\x80\xC3\xA4\xFF tfnul";
+            own[(size_t)rand() % (sizeof text - 1)] = bytes[(size_t)rand() % sizeof bytes];
+        }
+        if (json_points_read(&p, &rules, &id, own, sizeof text - 1, NULL) == 0) {
+            accepted++;
+            for (size_t n = 0; n < p.count; n++) {
+                cr_assert(json_id_fault(p.points[n].id, p.points[n].id_bytes) == NULL);
+                cr_assert(isfinite(p.points[n].vector[0]) && isfinite(p.points[n].vector[1]));
+                cr_assert(p.points[n].vector[0] != 0 || p.points[n].vector[1] != 0);
+                cr_assert(p.points[n].metadata_bytes == 0 || p.points[n].metadata[0] == '{');
+            }
+            json_points_close(&p);
+        }
+        free(own);
+    }
+    cr_assert(gt(uint, accepted, 1000));
+}

@@ -238,6 +238,35 @@ Test(rest, applied_pending_is_told)
     cr_assert(says("\"applied\":\"pending\""));
 }
 
+Test(rest, positions_filters_and_thresholds_reach_every_shard)
+{
+    const char *header = "Outrigger-Position: 1:7:41, 0:7:5,1:7:42\r\n";
+    const char *search = "{\"vector\":[1,0,0],\"filter\":{\"k\": [1,\"\\u00e4\"]},\"score_threshold\":-0.25}";
+    char path[64];
+    char id[16];
+    unsigned n = 0;
+
+    cr_assert(eq(
+        int, ask_bytes("POST", "/collections/c/points/search?consistency=linearizable", header, search, strlen(search)),
+        200));
+    for (otr_shard s = 0; s < FAKE_SHARDS; s++) { /* Shards 1 and 2 were asked over links. */
+        cr_assert(eq(u64, fake_after(f.w, s).index, s == 0 ? 5 : s == 1 ? 42 : 0));
+    }
+    cr_assert(eq(str, (char *)fake_filter(f.w), "{\"k\": [1,\"\\u00e4\"]}"));
+    cr_assert(eq(dbl, fake_threshold(f.w), -0.25));
+    cr_assert(eq(uint, fake_calls(f.w, 2), 1));
+    header = "Outrigger-Position: 1:7:43\r\n";
+    snprintf(path, sizeof path, "/collections/c/points/%s", fake_id_in(f.w, 1, &n, id));
+    cr_assert(eq(int, ask_bytes("GET", path, header, "", 0), 404)); /* Over the link, */
+    cr_assert(eq(u64, fake_after(f.w, 1).index, 43));
+    header = "Outrigger-Position: 1:8:44\r\n";
+    strcat(path, "?consistency=eventual");
+    cr_assert(eq(int, ask_bytes("GET", path, header, "", 0), 404)); /* and out of our own replica. */
+    cr_assert(eq(u64, fake_after(f.w, 1).index, 44));
+    cr_assert(eq(u64, fake_after(f.w, 1).epoch, 8));
+    cr_assert(eq(uint, fake_calls(f.w, 2), 2));
+}
+
 /* --- bad input: a clear error, nothing applied, others undisturbed ---------------------------------------------------
  */
 
@@ -461,6 +490,33 @@ Test(rest, bad_headers_are_refused)
     cr_assert(eq(int,
                  ask_bytes("PUT", "/collections/c/points", "Outrigger-Position: 1:2:3, 2:7:9\r\n", body, strlen(body)),
                  200));
+}
+
+/* Requests damaged at random: each gets some answer or a closed connection, and the server goes on. */
+Test(rest, damaged_requests_harm_nobody)
+{
+    static const char text[] = "PUT /collections/c/points HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                               "33\r\n{\"points\":[{\"id\":\"a\",\"vector\":[1,2,3],\"metadata\":\r\n"
+                               "e\r\n{\"k\":[true]}}]}\r\n0\r\n\r\n";
+
+    srand(1);
+    for (int i = 0; i < 2000; i++) {
+        char damaged[sizeof text];
+        struct client c;
+
+        memcpy(damaged, text, sizeof text);
+        for (int k = rand() % 3; k >= 0; k--) {
+            static const char bytes[] = "\r\n\0 \t:;0{}[],\"\\\xFF\xC3"
+                                        "x";
+            damaged[(size_t)rand() % (sizeof text - 1)] = bytes[(size_t)rand() % (sizeof bytes - 1)];
+        }
+        client_open(&c, &f.loop, api_port(f.api));
+        client_send(&c, damaged, sizeof text - 1 - (size_t)(rand() % 4 == 0 ? rand() % 40 : 0));
+        client_end(&c);
+        cr_assert(client_ended(&c, 5000), "%.*s", (int)sizeof text - 1, damaged);
+        client_close(&c);
+    }
+    cr_assert(eq(int, ask("GET", "/healthz", ""), 200));
 }
 
 /* --- sizes ----------------------------------------------------------------------------------------------------------
