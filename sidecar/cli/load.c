@@ -522,6 +522,10 @@ static int open_and_run(struct load *l, struct otr_errmsg *msg)
     if (rv != 0) {
         return rv;
     }
+    if (l->file_bytes == 0) { /* Reading a pipe may block for ever, and then nobody looks at signals. */
+        uv_signal_stop(&l->loop.sigint);
+        uv_signal_stop(&l->loop.sigterm);
+    }
     uv_timer_init(&l->loop.uv, &l->tick);
     l->tick.data = l;
     rv = http_client_new(&l->http, &l->loop.uv, &config, msg);
