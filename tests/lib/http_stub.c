@@ -169,6 +169,7 @@ static void on_connection(uv_stream_t *listener, int status)
     uv_tcp_init(listener->loop, &conn->tcp);
     conn->tcp.data = conn;
     uv_accept(listener, (uv_stream_t *)&conn->tcp);
+    uv_tcp_nodelay(&conn->tcp, 1); /* Head and body are two writes. */
     uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read);
 }
 
