@@ -56,6 +56,7 @@ def run_suite(name, budget, command, logs, env):
     env = dict(
         env,
         ASAN_OPTIONS=f"log_path={reports}/asan:detect_leaks=1:abort_on_error=0",
+        LSAN_OPTIONS=f"suppressions={ROOT}/tests/lsan.supp:print_suppressions=0",
         UBSAN_OPTIONS=f"log_path={reports}/ubsan:print_stacktrace=1",
         VALGRIND=f"valgrind -q --trace-children=yes --leak-check=full --log-file={reports}/valgrind.%p",
     )
