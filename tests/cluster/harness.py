@@ -4,6 +4,7 @@
 happens. The directory is kept, and the tails of the logs are printed, when a test of the class failed. BUILD names the
 build directory (default "build"), KEEP=1 keeps directories of passing tests too.
 """
+import base64
 import ctypes
 import glob
 import json
@@ -17,14 +18,16 @@ import sys
 import tempfile
 import time
 import unittest
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
-from outrigger_client import Client, read_dev, wait_until  # noqa: E402,F401
+from outrigger_client import Client, GaveUp, read_dev, wait_until  # noqa: E402,F401
 
 BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
 PROGRAM = os.environ.get("OUTRIGGER", os.path.join(BUILD, "outrigger")).split()
 ETCD = os.path.join(BUILD, "servers", "etcd", "usr", "bin", "etcd")
+RUVECTOR = os.path.join(ROOT, "engines", "ruvector", "node", "server.js")
 START_S, STOP_S, IN_SYNC_S = 60, 30, 60
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,6 +96,10 @@ def option(command, name):
     raise KeyError(f"--{name} is not among {command}")
 
 
+def _base64(text):
+    return base64.b64encode(text).decode()
+
+
 def tail(path, lines=15):
     with open(path, encoding="utf-8", errors="replace") as log:
         return "".join(log.readlines()[-lines:])
@@ -120,7 +127,7 @@ class Process:
 
 
 class Status:
-    """What `outrigger cluster status --json` says."""
+    """What a sidecar says of the cluster (GET /cluster, which `outrigger cluster status --json` shows as well)."""
 
     def __init__(self, value):
         self.value = value
@@ -128,23 +135,17 @@ class Status:
         self.nodes = {node["id"]: node for node in value["nodes"]}
 
     def primary(self, shard):
-        value = self.shards[shard].get("primary")
-        return value["node"] if isinstance(value, dict) else value
+        return self.shards[shard]["primary"]
 
     def led_by(self, node):
         return [shard for shard in self.shards if self.primary(shard) == node]
 
-    def members(self, shard):
-        """{node: log id} of the in-sync set."""
-        return {m["node"]: m.get("log") for m in self.shards[shard]["in_sync"]}
-
     def all_in_sync(self):
-        return all(self.primary(s) and set(_names(shard["replicas"])) == set(self.members(s))
-                   for s, shard in self.shards.items())
+        return all(s["primary"] and set(s["replicas"]) == set(s["in_sync"]) for s in self.shards.values())
 
-
-def _names(values):
-    return [value["node"] if isinstance(value, dict) else value for value in values]
+    def __str__(self):
+        return "; ".join(f"shard {s['id']}: epoch {s['epoch']}, primary {s['primary']}, in sync {s['in_sync']}"
+                         for s in self.shards.values())
 
 
 class Cluster:
@@ -160,6 +161,7 @@ class Cluster:
         self.processes = {}  # {(node or "coordinator", "sidecar" | "engine" | "etcd"): Process}
         self.log_path = os.path.join(self.directory, "dev.log")
         self.known = []  # every Process there ever was
+        self._clients = []
 
     # --- start and stop -----------------------------------------------------------------------------------------------
 
@@ -167,7 +169,7 @@ class Cluster:
         """Starts the cluster, for the first time or again, and waits until it is writable."""
         before = self._dev_text()
         command = PROGRAM + ["dev", "--nodes", str(self.nodes), "--shards", str(self.shards), "--dir", self.data,
-                             "--port", str(self.port), *self.arguments]
+                             "--port", str(self.port), "--etcd", ETCD, "--ruvector", RUVECTOR, *self.arguments]
         self.child = start_process(command, self.log_path)
         wait_until(lambda: self._dev_written(before), START_S, f"dev.json of {' '.join(command)}")
         self.processes = {}
@@ -206,6 +208,7 @@ class Cluster:
     def stop(self):
         """Stops everything in order. Returns what was wrong about it, in words."""
         wrong = []
+        self.close_clients()
         for process in self.known:
             process.signal(signal.SIGCONT)
         if self.child is not None and self.child.poll() is None:
@@ -244,7 +247,7 @@ class Cluster:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def logs(self):
-        return sorted(glob.glob(f"{self.directory}/**/*.log", recursive=True))
+        return sorted(glob.glob(f"{self.directory}/*.log") + glob.glob(f"{self.data}/log/*.log"))
 
     def print_logs(self):
         print(f"\n--- kept: {self.directory}", file=sys.stderr)
@@ -289,23 +292,50 @@ class Cluster:
 
     def client(self, node=None, **options):
         """A client of all sidecars that prefers that node; with alone=True it knows no other."""
-        urls = [n.client for n in self.dev.nodes]
         if options.pop("alone", False):
-            return Client([self.url(node)], **options)
-        return Client(urls, self.node_ids.index(node) if node else 0, **options)
+            client = Client([self.url(node)], **options)
+        else:
+            client = Client(self.dev.endpoints, self.node_ids.index(node) if node else 0, **options)
+        self._clients.append(client)
+        return client
+
+    def close_clients(self):
+        """Ends the connections of all clients; they open new ones when they are used again."""
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
 
     def clients(self, **options):
         return [self.client(node, **options) for node in self.node_ids]
 
     def status(self):
-        """Asked of the first sidecar that runs."""
-        last = None
+        """Asked of the first sidecar that answers."""
         for node in self.node_ids:
             if self.processes[node, "sidecar"].runs:
-                last = run("cluster", "status", "--json", "--sidecar", self.url(node), timeout=30)
-                if last.returncode == 0:
-                    return Status(json.loads(last.stdout))
-        raise AssertionError(f"cluster status: {last.stderr if last else 'no sidecar runs'}")
+                client = self.client(node, alone=True, deadline_s=2, attempt_s=2)
+                try:
+                    answer = client.request("GET", "/cluster")
+                except GaveUp:
+                    continue
+                finally:
+                    client.close()
+                assert answer.status == 200, answer
+                return Status(answer.json)
+        raise AssertionError("no sidecar answers GET /cluster")
+
+    def keys(self, prefix):
+        """{key: JSON value} below /outrigger/<cluster>/ in etcd, by its gateway."""
+        first = f"/outrigger/outrigger/{prefix}".encode()
+        ask = {"key": _base64(first), "range_end": _base64(first[:-1] + bytes([first[-1] + 1]))}
+        request = urllib.request.Request(self.processes["coordinator", "etcd"].url + "/v3/kv/range",
+                                         json.dumps(ask).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found = json.load(answer).get("kvs", [])
+        return {base64.b64decode(kv["key"]).decode(): json.loads(base64.b64decode(kv["value"])) for kv in found}
+
+    def log_ids(self):
+        """{(shard, node): id of the log} of the members of all in-sync sets."""
+        return {(d["id"], m["node"]): m["log"] for d in self.keys("shards/").values() for m in d["in_sync"]}
 
     def ready(self, node):
         client = Client([self.url(node)], deadline_s=2, attempt_s=2)
@@ -322,17 +352,16 @@ class Cluster:
 
     def wait_in_sync(self, deadline_s=IN_SYNC_S):
         """Until every replica is in the in-sync set of its shard and every node is ready; returns the status."""
-        last = [None]
+        last = []
 
         def whole():
-            last[0] = self.status()
+            last[:] = [self.status()]
             return last[0] if last[0].all_in_sync() else None
 
         try:
             status = wait_until(whole, deadline_s, "all replicas to be in sync", 0.2)
         except TimeoutError as error:
-            members = {s: (last[0].primary(s), sorted(last[0].members(s))) for s in last[0].shards}
-            raise AssertionError(f"{error}; now: {members}") from None
+            raise AssertionError(f"{error}: {last[0]}") from None
         self.wait_ready()
         return status
 
@@ -369,6 +398,9 @@ class ClusterTest(unittest.TestCase):
             cls.cluster.remove()
         if wrong:
             raise AssertionError("; ".join(wrong))
+
+    def tearDown(self):
+        self.cluster.close_clients()
 
     def run(self, result=None):
         before = len(result.failures) + len(result.errors)

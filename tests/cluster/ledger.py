@@ -108,7 +108,8 @@ class Load:
         self.uncertain = set()  # keys whose last write was never answered: nobody writes them any more
         self._last = {}  # {key: the last Write}
         self._stopping = threading.Event()
-        self._keys = [f"{writer}.{i}" for writer in range(writers) for i in range(keys)]
+        name = f"{random.randrange(1 << 24):06x}"  # Each load has keys of its own.
+        self._keys = [f"{name}.{writer}.{i}" for writer in range(writers) for i in range(keys)]
         self._threads = [threading.Thread(target=self._loop, args=(i, self._write_once, self._keys[i * keys:][:keys]),
                                           daemon=True) for i in range(writers)]
         self._threads += [threading.Thread(target=self._loop, args=(writers + i, self._read_once, self._keys),
@@ -152,10 +153,10 @@ class Load:
         return sum(client.retries_refused for client in self.clients)
 
     def read_back(self, client, where, consistency="linearizable"):
-        """Reads every key that was ever written. Only with consistency linearizable do the reads become part of the
-        history. Returns what is not as acknowledged; writers must have stopped."""
+        """Reads every key that was ever written; writers must have stopped. Returns what is not as acknowledged. With
+        consistency linearizable the reads become part of the history, those of uncertain keys too."""
         problems, lock = [], threading.Lock()
-        todo = [key for key in self._last if key not in self.uncertain]
+        todo = [key for key in self._last if key not in self.uncertain or consistency == "linearizable"]
 
         def reader():
             while True:
@@ -163,7 +164,10 @@ class Load:
                     if not todo:
                         return
                     key = todo.pop()
-                problem = self._read_back_one(client, where, consistency, key)
+                try:
+                    problem = self._read_back_one(client, where, consistency, key)
+                except Exception as error:  # Not read back is lost, whatever the reason.
+                    problem = f"{key}: {where}: {type(error).__name__}: {error}"
                 if problem:
                     with lock:
                         problems.append(problem)
@@ -173,16 +177,17 @@ class Load:
             thread.start()
         for thread in threads:
             thread.join()
-        return problems
+        return problems + (check(self.writes, self.reads) if consistency == "linearizable" else [])
 
     def _read_back_one(self, client, where, consistency, key):
-        last = self._last[key]
-        try:
-            found = number_of(key, client.get(self.collection, key, consistency))
-        except Exception as error:  # Not read back is lost, whatever the reason.
-            return f"{key}: {where}: {type(error).__name__}: {error}"
+        last, begin = self._last[key], time.monotonic()
+        found = number_of(key, client.get(self.collection, key, consistency))
+        if consistency == "linearizable":
+            self.reads.append(Read(key, found, begin, time.monotonic(), where))
         wanted = None if last.delete else last.number
-        return None if found == wanted else f"{key}: {where} has number {found}, acknowledged was {wanted} ({last})"
+        if found == wanted or key in self.uncertain:
+            return None
+        return f"{key}: {where} has number {found}, acknowledged was {wanted} ({last})"
 
     def check(self):
         """Everything that is wrong so far, in words."""
