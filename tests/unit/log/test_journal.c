@@ -328,12 +328,16 @@ Test(journal, too_much_pending_is_refused_but_for_small_local_records)
     struct lab l;
 
     lab_init(&l, 0);
-    for (h.index = 1; rv == 0; h.index++) {
-        rv = journal_append(l.j, &h, body, NULL);
-        cr_assert(h.index < 10);
+    h.index = 1;
+    for (uint32_t bytes = OTR_BODY_MAX; bytes > 0; bytes /= 1000) { /* fills it to the brim */
+        h.body_bytes = bytes;
+        for (rv = 0; rv == 0; h.index += rv == 0) {
+            rv = journal_append(l.j, &h, body, NULL);
+            cr_assert(lt(u64, h.index, 10000));
+        }
+        cr_assert(eq(int, rv, OTR_BUSY));
+        cr_assert(eq(u64, lab_state(&l, 1).last.index, h.index - 1));
     }
-    cr_assert(eq(int, rv, OTR_BUSY));
-    cr_assert(eq(u64, lab_state(&l, 1).last.index, h.index - 2));
     cr_assert(eq(int, lab_meta(&l, 1, 1, 1), 0));
     cr_assert(eq(int, journal_cut(l.j, 1, 1), 0));
     cr_assert(eq(int, lab_flush(&l), 0));

@@ -116,6 +116,33 @@ Test(journal_read, a_damaged_entry_is_reported)
     lab_close(&l);
 }
 
+/* Whole records at the wrong place are no better. */
+Test(journal_read, an_entry_in_the_place_of_another_is_reported)
+{
+    struct journal_reader *r;
+    uint8_t record[1024];
+    uint64_t at[2];
+    struct lab l;
+
+    lab_init(&l, 0);
+    lab_append(&l, 1, 1, 10);
+    lab_append(&l, 1, 1, 10);
+    lab_flush(&l);
+    lab_kill(&l);
+    lab_reopen(&l);
+    for (int i = 0; i < 2; i++) {
+        at[i] = (l.recovered[1].entries[i].place & ((1ULL << 40) - 1)) * 8;
+    }
+    cr_assert(lt(u64, at[1] - at[0], sizeof record));
+    memcpy(record, fake_disk_bytes(l.disk, "00000001.log") + at[0], at[1] - at[0]);
+    fake_disk_poke(l.disk, "00000001.log", at[1], record, at[1] - at[0]);
+    r = journal_reader_new(l.j);
+    cr_assert(eq(int, journal_reader_entries(r, 1, 1, 2, 1000), 0));
+    cr_assert(eq(int, journal_reader_run(r, &l.msg), OTR_CORRUPT));
+    journal_reader_free(r);
+    lab_close(&l);
+}
+
 /* --- points ---------------------------------------------------------------------------------------------------------
  */
 
