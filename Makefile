@@ -142,7 +142,8 @@ $(BUILD)/servers/etcd/.unpacked:
 	BUILD=$(BUILD) scripts/fetch-etcd.sh
 .PHONY: conformance
 conformance: $(BIN)/conformance $(BUILD)/servers/etcd/.unpacked
-	ETCD=$(BUILD)/servers/etcd/usr/bin/etcd $(BIN)/conformance -j4 $(if $(BACKEND),--filter '$(BACKEND)/*')
+	@rm -rf $(BUILD)/tmp/conformance$(BUILD_SUFFIX) && mkdir -p $(BUILD)/tmp/conformance$(BUILD_SUFFIX)
+	TMPDIR=$(BUILD)/tmp/conformance$(BUILD_SUFFIX) ETCD=$(BUILD)/servers/etcd/usr/bin/etcd $(BIN)/conformance -j4 $(if $(BACKEND),--filter '$(BACKEND)/*')
 
 # --- simulator: core and journal on virtual time, without libuv; SEED=n replays one with its whole trace ------------------
 SIM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/simulation/*.c)) $(OBJ)/tests/lib/fake_disk.o

@@ -85,7 +85,7 @@ static void run(struct etcd_server *server, unsigned index)
 {
     struct etcd_member *member = &server->members[index];
     const char *program = getenv("ETCD") != NULL ? getenv("ETCD") : "build/servers/etcd/usr/bin/etcd";
-    char name[16], data[128], log[128], peer[64], cluster[256] = "";
+    char name[16], data[280], log[280], peer[64], cluster[256] = "";
     pid_t parent = getpid();
     int fd;
 
@@ -120,7 +120,7 @@ static void run(struct etcd_server *server, unsigned index)
 
 static void show_logs(const struct etcd_server *server)
 {
-    char command[128];
+    char command[320];
 
     snprintf(command, sizeof command, "tail -n 5 %s/*.log >&2", server->dir);
     if (system(command) != 0) {
@@ -131,7 +131,7 @@ static void show_logs(const struct etcd_server *server)
 void etcd_server_init(struct etcd_server *server, unsigned members_count)
 {
     *server = (struct etcd_server){.members_count = members_count};
-    snprintf(server->dir, sizeof server->dir, "%.40s/outrigger-etcd-XXXXXX",
+    snprintf(server->dir, sizeof server->dir, "%.180s/outrigger-etcd-XXXXXX",
              getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
     if (mkdtemp(server->dir) == NULL) {
         fail("cannot make a directory: %s", strerror(errno));
@@ -195,7 +195,7 @@ void etcd_server_thaw(struct etcd_server *server, unsigned member)
 
 static void remove_below(const char *dir, const char *what)
 {
-    char command[128];
+    char command[320];
 
     snprintf(command, sizeof command, "rm -rf %s%s", dir, what);
     if (system(command) != 0) {

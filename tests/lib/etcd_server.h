@@ -1,7 +1,8 @@
 /* Real etcd servers for tests: child processes on free loopback ports with a data directory of their own. They die with
  * the test, however it ends. All calls block; whatever goes wrong ends the test with a message.
  *
- * The program is $ETCD, or build/servers/etcd/usr/bin/etcd (scripts/fetch-etcd.sh). */
+ * Directories are made in $TMPDIR, or /tmp; those of tests that fail stay there. The program is $ETCD, or
+ * build/servers/etcd/usr/bin/etcd (scripts/fetch-etcd.sh). */
 #ifndef OUTRIGGER_TESTS_ETCD_SERVER_H
 #define OUTRIGGER_TESTS_ETCD_SERVER_H
 
@@ -19,7 +20,7 @@ struct etcd_member {
 };
 
 struct etcd_server {
-    char dir[64];
+    char dir[256];
     struct etcd_member members[ETCD_MEMBERS_MAX];
     unsigned members_count;
 };
