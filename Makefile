@@ -131,6 +131,17 @@ endef
 UNIT_ROOMS := $(notdir $(wildcard tests/unit/*))
 $(foreach r,$(UNIT_ROOMS),$(eval $(call unit,$(r))))
 
+# --- an independent gRPC implementation against the peer service; needs Node.js and its package registry -------------------
+PEER_ECHO_OBJ := $(OBJ)/tests/peer-interop/peer_echo.o
+$(PEER_ECHO_OBJ): | $(PROTO).h
+$(BIN)/peer-echo: $(PEER_ECHO_OBJ) $(call libs,peer)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(PEER_ECHO_OBJ) -Wl,--start-group $(call libs,peer) -Wl,--end-group $(SYS_peer) $(SYS_io) -lpthread -lm
+.PHONY: peer-interop
+peer-interop: $(BIN)/peer-echo
+	BUILD=$(BUILD) tests/peer-interop/run.sh
+
 # --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
 CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
                    $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store)

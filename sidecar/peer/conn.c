@@ -372,6 +372,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     case NGHTTP2_GOAWAY:
         if (!c->server) {
             conn_fail(c, "the peer closes the connection (%s)", nghttp2_http2_strerror(frame->goaway.error_code));
+        } else if (frame->goaway.error_code == NGHTTP2_NO_ERROR) {
+            c->uv_status = UV_EOF; /* It ends when its last call does, and that is no failure. */
         }
         return 0;
     case NGHTTP2_HEADERS:

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -292,6 +293,7 @@ int peer_hub_new(struct peer_hub **hub, const struct peer_config *config, struct
     if (h->read_buffer == NULL) {
         goto err_after_hub;
     }
+    signal(SIGPIPE, SIG_IGN); /* libuv writes without MSG_NOSIGNAL: a peer that goes away must not end the process. */
     hub_fill(h, config);
     rv = listen_socket(config, &fd, &h->port, msg);
     if (rv != 0) {

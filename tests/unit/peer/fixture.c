@@ -204,7 +204,6 @@ static void on_waker(uv_timer_t *timer)
 
 void loop_begin(void)
 {
-    signal(SIGPIPE, SIG_IGN);
     loop = &the_loop;
     uv_loop_init(loop);
     uv_timer_init(loop, &waker);

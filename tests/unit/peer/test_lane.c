@@ -79,14 +79,16 @@ Test(lane, beacon_first_of_a_turn)
 {
     struct node a, b;
     struct peer_link *link = pair_open(&a, &b);
-    uint64_t number = 0;
+    uint64_t number = 1;
 
-    while (send_append(link, number, 1 << 20) == 0) {
+    cr_assert(zero(int, send_append(link, 0, 1000)));
+    RUN_UNTIL(b.replicate_count == 1); /* Both lanes are open by now. */
+    while (send_append(link, number, 1000) == 0) {
         number++;
     }
     cr_assert(zero(int, send_beacon(link, 0)));
     RUN_UNTIL(b.beacon_count == 1);
-    cr_assert(zero(u64, b.beacon_behind));
+    cr_assert(eq(u64, b.beacon_behind, 1));
     RUN_UNTIL(b.replicate_count == number);
     node_close(&a);
     node_close(&b);
