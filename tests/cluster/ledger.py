@@ -149,6 +149,10 @@ class Load:
         return all(counts[shard] >= each for shard in range(shards)) and \
             sum(1 for read in list(self.reads) if read.begin >= since) >= reads
 
+    def last_writes(self):
+        """The last write of each key that was ever written."""
+        return list(self._last.values())
+
     def refusals(self):
         return sum(client.retries_refused for client in self.clients)
 
@@ -241,12 +245,15 @@ class Load:
             self.wrong.append(f"a write of {len(chosen)} points has positions {positions}")
 
     def _read_once(self, client, dice, keys, _):
-        key = dice.choice(keys)
+        self.read(client, dice.choice(keys), f"a reader at {client.first}")
+
+    def read(self, client, key, where):
+        """One read that becomes part of the history."""
         begin = time.monotonic()
         point = client.get(self.collection, key)
         end = time.monotonic()
         try:
-            self.reads.append(Read(key, number_of(key, point), begin, end, f"a reader at {client.first}"))
+            self.reads.append(Read(key, number_of(key, point), begin, end, where))
         except ValueError as error:
             self.wrong.append(str(error))
 

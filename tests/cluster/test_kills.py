@@ -1,5 +1,6 @@
 """SIGKILL under load over all shards: nothing acknowledged is lost, reads and writes go on, and who comes back catches
 up from its own log."""
+import concurrent.futures
 import unittest
 
 from harness import ClusterTest, clock_s, wait_until
@@ -65,6 +66,39 @@ class TestKills(ClusterTest):
 
     def test_sidecar_and_engine_together(self):
         self.lose(self.cluster.pick_primary(), "sidecar", "engine")
+
+    def test_a_primary_that_stood_still(self):
+        """Stopped and continued: meanwhile others lead its shards. What it is asked while it sleeps it must not answer
+        out of its old memory (PROTOCOL G2), and what was written meanwhile must reach it."""
+        cluster = self.cluster
+        before = cluster.wait_in_sync()
+        node = cluster.pick_primary()
+        others = [cluster.client(n, attempt_s=3) for n in cluster.node_ids if n != node]
+        sleeper = cluster.client(node, alone=True, deadline_s=60, attempt_s=60)
+        with Load(others, LIVE, keys=10, rate=40) as load:
+            began = clock_s()
+            wait_until(lambda: load.goes_on(cluster.shards, began), GO_ON_S, "load on all shards")
+            cluster.pause(node, "sidecar")
+            stopped = clock_s()
+            wait_until(lambda: load.goes_on(cluster.shards, stopped, each=20), GO_ON_S, f"reads and writes without {node}")
+            # The kernel takes these connections for it; it finds them when it wakes.
+            with concurrent.futures.ThreadPoolExecutor(40) as pool:
+                keys = [write.key for write in load.last_writes()]
+                asked = [pool.submit(load.read, sleeper, key, f"a reader at {node} asleep") for key in keys[:40]]
+                wait_until(lambda: len(asked) == sum(f.running() or f.done() for f in asked), 10, "readers to ask")
+                since = clock_s()
+                wait_until(lambda: load.goes_on(cluster.shards, since), GO_ON_S, "writes on all shards")
+                cluster.resume(node, "sidecar")
+                for future in asked:
+                    future.result()
+            since = clock_s()
+            wait_until(lambda: load.goes_on(cluster.shards, since), GO_ON_S, f"reads and writes with {node} again")
+            after = cluster.wait_in_sync()
+        self.assert_none(load.check())
+        for shard in before.led_by(node):
+            self.assertGreater(after.shards[shard]["epoch"], before.shards[shard]["epoch"])
+        for where in cluster.node_ids:
+            self.assert_none(load.read_back(cluster.client(where, alone=True), where))
 
 
 if __name__ == "__main__":
