@@ -36,6 +36,14 @@ static void tell(struct init *in, const char *text)
     }
 }
 
+static void tell_trouble(struct init *in, const struct otr_errmsg *msg)
+{
+    char text[TEXT_MAX + 32];
+
+    snprintf(text, sizeof text, "waiting for the coordinator: %s", msg->text);
+    tell(in, text);
+}
+
 /* Waits a moment before the next look; OTR_TIMEOUT when the time is over. */
 static int pause_a_moment(struct init *in, struct otr_errmsg *msg)
 {
@@ -259,10 +267,11 @@ static int place(struct init *in, struct topology *t, const struct placement_nod
     rv = rv != 0 ? rv : check_leftovers(t, &config, wanted, msg);
     rv = rv != 0 ? rv : write_all(in, t, &config, wanted, msg);
     free(wanted);
-    if (rv == OTR_CONFLICT || rv == OTR_UNKNOWN || rv == OTR_UNREACHABLE) {
+    if (rv == OTR_UNKNOWN || rv == OTR_UNREACHABLE) {
+        tell_trouble(in, msg);
         return LOOK_AGAIN;
     }
-    return rv;
+    return rv == OTR_CONFLICT ? LOOK_AGAIN : rv;
 }
 
 /* 0: it is there, made says how; LOOK_AGAIN; or an error. */
@@ -276,10 +285,7 @@ static int look(struct init *in, bool *written, struct cluster_made *made, struc
 
     rv = coord_client_read(in->c, &t, msg);
     if (rv == OTR_UNREACHABLE || rv == OTR_TIMEOUT) {
-        char text[TEXT_MAX + 32];
-
-        snprintf(text, sizeof text, "waiting for the coordinator: %s", msg->text);
-        tell(in, text);
+        tell_trouble(in, msg);
         return LOOK_AGAIN;
     }
     if (rv != 0) {

@@ -298,6 +298,49 @@ Test(cluster_init, does_not_mix_two_shapes)
     close_fixture(&f);
 }
 
+static void give_up(struct fixture *f)
+{
+    f->loop.interrupted = SIGINT;
+}
+
+/* One attempt, whose transaction the coordinator carries out some time later. */
+static void init_whose_transaction_is_late(struct fixture *f, uint32_t shards)
+{
+    struct cluster_made made;
+
+    fake_next_txn(f->fake, FAKE_OUTCOME_LATE);
+    f->on_progress = give_up;
+    cr_assert(eq(int, init(f, (struct cluster_plan){.nodes = 3, .shards = shards}, &made), OTR_CANCELED));
+    f->loop.interrupted = 0;
+}
+
+/* By then somebody may lead a shard: its descriptor must not be reset. */
+Test(cluster_init, a_late_transaction_overwrites_no_shard)
+{
+    struct fixture f;
+
+    open_fixture(&f, 3);
+    init_whose_transaction_is_late(&f, 64);
+    leave_half_a_cluster(&f, 64);
+    cr_assert(zero(uint, fake_release_late(f.fake)));
+    close_fixture(&f);
+}
+
+Test(cluster_init, a_late_transaction_adds_no_shard_to_a_finished_cluster)
+{
+    struct fixture f;
+    struct topology_config config = {.shards_count = 32, .replication_factor = 3, .min_in_sync = 2, .generation = 1};
+    char key[KEY_MAX];
+
+    open_fixture(&f, 3);
+    leave_half_a_cluster(&f, 64);
+    init_whose_transaction_is_late(&f, 64);
+    key_config(key, "c");
+    put(&f, key, value_config_print(&config));
+    cr_assert(zero(uint, fake_release_late(f.fake)));
+    close_fixture(&f);
+}
+
 /* Two at once, as compose files that start it twice would. */
 static void another_run_finishes_first(struct fixture *f)
 {
