@@ -38,9 +38,9 @@ static void tell(struct init *in, const char *text)
 
 static void tell_trouble(struct init *in, const struct otr_errmsg *msg)
 {
-    char text[TEXT_MAX + 32];
+    char text[TEXT_MAX];
 
-    snprintf(text, sizeof text, "waiting for the coordinator: %s", msg->text);
+    snprintf(text, sizeof text, "waiting for the coordinator: %.450s", msg->text);
     tell(in, text);
 }
 

@@ -216,7 +216,7 @@ static int set_value(const struct option *o, const char *source, const char *tex
         }
         return rv;
     }
-    assert(!"every type of option has a case");
+    assert(false && "every type of option has a case");
     return OTR_INVALID;
 }
 

@@ -152,7 +152,7 @@ INLINE double distance(enum otr_metric metric, const float *a, const float *b, u
     case OTR_METRIC_MANHATTAN:
         return sum_absolute(a, b, dimension);
     }
-    assert(!"metric is one of the four");
+    assert(false && "metric is one of the four");
     return 0;
 }
 
