@@ -27,7 +27,7 @@ SUITES = (
     + [
         ("unit-ruvector-sanitized", "test", 240, "$BUILD/bin-sanitize/unit-ruvector -j1"),
         ("unit-core-valgrind", "test", 400, "$VALGRIND $BUILD/bin/unit-core -j2 --timeout 300"),
-        ("ruvector-server", "test", 120, "node --test engines/ruvector/node/test/"),
+        ("ruvector-server", "test", 120, "node --test engines/ruvector/node/test/*.test.js"),
         ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
         ("simulation", "test", 240, "$BUILD/bin/simulate --seeds 1-200"),
         ("conformance", "test", 300, "make -s conformance BUILD=$BUILD"),
@@ -58,7 +58,8 @@ def run_suite(name, budget, command, logs, env):
         ASAN_OPTIONS=f"log_path={reports}/asan:detect_leaks=1:abort_on_error=0",
         LSAN_OPTIONS=f"suppressions={ROOT}/tests/lsan.supp:print_suppressions=0",
         UBSAN_OPTIONS=f"log_path={reports}/ubsan:print_stacktrace=1",
-        VALGRIND=f"valgrind -q --trace-children=yes --leak-check=full --log-file={reports}/valgrind.%p",
+        VALGRIND="valgrind -q --trace-children=yes --leak-check=full --show-leak-kinds=definite"
+        f" --suppressions={ROOT}/tests/valgrind.supp --log-file={reports}/valgrind.%p",
     )
     began = time.monotonic()
     with open(os.path.join(logs, f"{name}.log"), "wb") as log:
