@@ -229,6 +229,7 @@ static size_t deliver(struct stream *s, const uint8_t *data, size_t bytes)
         }
         if (message != NULL) {
             s->ops->on_message(s, message, message_bytes);
+            grpc_reader_close(&s->reader); /* Its owner has unpacked it; two copies would be one too many. */
         }
     }
     if (s->ops == NULL) {

@@ -89,7 +89,7 @@ static void on_call(void *data, struct peer_call *call, enum peer_method method,
     (void)from;
     n->calls_count++;
     if (n->hold) {
-        n->held = call;
+        n->held = n->held_all[(n->calls_count - 1) % 16] = call;
         peer_call_set_data(call, n);
         return;
     }

@@ -35,7 +35,8 @@ struct node {
     char from_node[64];
     uint64_t from_incarnation;
 
-    struct peer_call *held; /* the last call, unless answer_at_once */
+    struct peer_call *held; /* the last call, while `hold` */
+    struct peer_call *held_all[16];
     unsigned calls_count;
     bool hold;
     size_t reply_bytes;

@@ -65,6 +65,36 @@ Test(call, many_at_once)
     node_close(&b);
 }
 
+/* Requests that wait for their answers are bounded in sum: one too many is refused before it is processed. */
+Test(call, too_much_unanswered)
+{
+    struct node a, b;
+    struct peer_link *link = pair_open(&a, &b);
+    struct reply replies[5] = {0}, later = {0};
+    Outrigger__V1__ForwardReply answer = OUTRIGGER__V1__FORWARD_REPLY__INIT;
+
+    b.hold = true;
+    for (unsigned i = 0; i < 4; i++) {
+        cr_assert(zero(int, call_forward(link, 60 << 20, 0, &replies[i])));
+        RUN_UNTIL(b.calls_count == i + 1);
+    }
+    cr_assert(zero(int, call_forward(link, 60 << 20, 0, &replies[4])));
+    RUN_UNTIL(replies[4].count == 1);
+    cr_assert(eq(int, replies[4].status, OTR_UNREACHABLE), "%s", replies[4].text);
+    cr_assert(eq(uint, b.calls_count, 4));
+    for (unsigned i = 0; i < 4; i++) {
+        peer_call_reply(b.held_all[i], &answer.base);
+        RUN_UNTIL(replies[i].count == 1);
+        cr_assert(zero(int, replies[i].status));
+    }
+    b.hold = false; /* There is room again. */
+    cr_assert(zero(int, call_forward(link, 60 << 20, 0, &later)));
+    RUN_UNTIL(later.count == 1);
+    cr_assert(zero(int, later.status), "%s", later.text);
+    node_close(&a);
+    node_close(&b);
+}
+
 /* An error status arrives with its words, percent-encoding undone. */
 Test(call, refused_by_the_handler)
 {
