@@ -1,5 +1,5 @@
 /* The journal: how it is laid out, written and recovered. (Files: journal_append.c fills batches, journal_flush.c
- * writes them, journal_recover.c reads them all at start, journal_read.c reads again what is asked for.)
+ * writes them, journal_recover.c and recovery.c read them all at start, journal_read.c reads again what is asked for.)
  *
  * LAYOUT. A directory holds segment files "%08u.log", numbered from 1 without gaps. A segment is a sequence of records
  * (sidecar/core/codec.h), all in one byte stream that goes on in the next segment:

@@ -3,7 +3,7 @@
  * the head of journal.c, complete enough for a second implementation.
  *
  * Threads: everything is called on the loop thread, but for journal_flush_run() (a thread of its own, one at a time)
- * and journal_read_at() (any thread). No libuv here: the shell decides which thread runs what.
+ * and journal_reader_run() (any thread). No libuv here: the shell decides which thread runs what.
  *
  * Happy path: append records to the open batch (memory) -> flush_begin takes the batch -> flush_run writes and syncs it
  * -> flush_end tells what is durable. The next batch fills meanwhile: one fdatasync commits everything in flight.
@@ -80,14 +80,16 @@ uint64_t journal_epoch_at(const struct journal *j, otr_shard shard, uint64_t ind
 /* Place of the entry at index; 0 when it is not retained. */
 journal_place journal_place_of(const struct journal *j, otr_shard shard, uint64_t index);
 
-/* --- appending: into the open batch; errors OTR_NOMEM, OTR_IO (failed), OTR_BUSY (too much not yet flushed), the same
- * as OTR_NOSPACE while the disk is full, and then nothing has changed ------------------------------------------------
- */
+/* --- appending ----------------------------------------------------------------------------------------------------
+ *
+ * Into the open batch. Errors: OTR_NOMEM, OTR_IO (failed), OTR_BUSY (too much not yet flushed; OTR_NOSPACE while the
+ * disk is full), and then nothing has changed. Metas, cuts, and the begin and end of a seed are never refused as too
+ * much. */
 
 /* A new entry. Asserts that h->index is last + 1. h->checksum is set. *place may be NULL. */
 int journal_append(struct journal *j, struct record_header *h, const uint8_t *body, journal_place *place);
 /* Sealed entries as they came from a peer (verified by record_read before), consecutive, of one shard; the first one's
- * index is last + 1. */
+ * index is last + 1; OTR_CORRUPT when they are not that. */
 int journal_append_raw(struct journal *j, otr_shard shard, const uint8_t *records, size_t bytes);
 /* The shard's entries from `index` on are gone. Asserts index > committed. Crash-safe: a CUT record, then what follows.
  */
@@ -111,17 +113,20 @@ struct journal_batch *journal_flush_begin(struct journal *j);
 void journal_flush_run(struct journal_batch *batch);
 /* Back on the loop thread; frees the batch. For every shard with records in it `cb` tells the durable index (as of now,
  * less what was cut since) and whether the newest journal_meta_write (or seed) of the shard is durable: metas_durable
- * counts the meta records of that shard made durable so far. Returns 0 or the failure. */
+ * counts the meta records of that shard made durable so far. Returns 0 or the failure. OTR_NOSPACE: the journal keeps
+ * the batch, and the next journal_flush_begin hands it out again: try after a while. */
 typedef void (*journal_durable_cb)(void *data, otr_shard shard, uint64_t durable_index, uint64_t metas_durable);
 int journal_flush_end(struct journal *j, struct journal_batch *batch, journal_durable_cb cb, void *data,
                       struct otr_errmsg *msg);
-/* Meta records of the shard written so far (durable or not): the number that metas_durable will reach. */
+/* Meta records of the shard written so far (durable or not), counting the begin and the end of a seed: the number that
+ * metas_durable will reach. */
 uint64_t journal_metas_written(const struct journal *j, otr_shard shard);
 
 /* --- reading ------------------------------------------------------------------------------------------------------ */
 
 /* Entries [first, last] of a shard. In memory when they are in the tail: copied at once into buf (up to max_bytes, at
- * least one entry). Otherwise OTR_UNAVAIL with the places to read by journal_read_at on another thread, or OTR_GONE. */
+ * least one entry). Otherwise OTR_UNAVAIL: use a reader, which may read files on another thread; OTR_GONE when `first`
+ * is not retained; OTR_INVALID when there are no such entries (yet). */
 struct journal_bytes {
     uint8_t *data; /* malloc'd; the caller's */
     size_t bytes;
@@ -131,7 +136,11 @@ int journal_read(struct journal *j, otr_shard shard, uint64_t first, uint64_t la
                  struct journal_bytes *out);
 
 /* A reader: what another thread needs to read places while the journal lives. Entries [first, last] are resolved on the
- * loop thread by journal_reader_entries, single records or points by their place. Freed on the loop thread. */
+ * loop thread by journal_reader_entries, single records or points by their place. Freed on the loop thread, at the
+ * latest before the file system. What is cut after it was resolved is read all the same: whoever uses entries checks
+ * that the log still has them. A reader that has to read files stops before what is in memory: result.last tells how
+ * far it is.
+ */
 struct journal_reader;
 struct journal_reader *journal_reader_new(struct journal *j);
 void journal_reader_free(struct journal_reader *r);

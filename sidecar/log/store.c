@@ -1,7 +1,13 @@
 /* A collection's table is open-addressed with linear probing. A slot's home is hash * capacity / 2^64, so that homes
  * ascend with hashes: the runs of occupied slots stand in hash order, and a page of a scroll is found by walking on
  * from its first home. (The routing of points to shards fixes low bits of the hash only.) Deletion moves later slots of
- * the run back, so that no tombstones pile up. */
+ * the run back, so that no tombstones pile up.
+ *
+ * Beside each slot stand 32 bits of another hash, the mark. Equal hashes with different marks are different ids; with
+ * equal marks they are taken for the same id, unnoticed collisions being as likely as 96 random bits make them. So
+ * overwriting and deleting read nothing from the disk. Only where ids are known to collide, because the hash is there
+ * with several marks (somebody made them collide, or billions of points met by chance), the ids themselves are asked
+ * for. The marks' seed differs from process to process: nobody outside can aim at both hashes. */
 #include "sidecar/log/store_internal.h"
 
 #include <assert.h>
@@ -14,10 +20,18 @@ struct table {
     size_t count;
     size_t capacity;
     struct store_slot *slots; /* place 0: empty */
+    uint32_t *marks;          /* per slot, in the same block of memory */
+};
+
+/* An id, as the tables know it. */
+struct key {
+    uint64_t hash;
+    uint32_t mark;
 };
 
 struct store {
     store_hash_fn hash;
+    uint64_t mark_seed;
     struct table *tables; /* ascending by collection; only those with points */
     size_t tables_count;
     size_t tables_capacity;
@@ -37,8 +51,25 @@ static size_t next_slot(const struct table *t, size_t i)
     return i + 1 == t->capacity ? 0 : i + 1;
 }
 
+/* FNV-1a with a seed, mixed at the end so that each of the 32 bits depends on the whole id. */
+static uint32_t mark_of(uint64_t seed, const char *id, size_t id_bytes)
+{
+    uint64_t h = seed;
+
+    for (size_t i = 0; i < id_bytes; i++) {
+        h = (h ^ (uint8_t)id[i]) * 0x100000001B3U;
+    }
+    h = (h ^ h >> 32) * 0xD6E8FEB86659FD93U;
+    return (uint32_t)(h >> 32);
+}
+
+static struct key key_of(const struct store *s, const struct otr_point *p)
+{
+    return (struct key){s->hash(p->id, p->id_bytes), mark_of(s->mark_seed, p->id, p->id_bytes)};
+}
+
 /* Puts a slot behind the others of its run; there is room. */
-static void table_insert(struct table *t, struct store_slot slot)
+static void table_insert(struct table *t, struct store_slot slot, uint32_t mark)
 {
     size_t i = home_of(slot.hash, t->capacity);
 
@@ -46,6 +77,7 @@ static void table_insert(struct table *t, struct store_slot slot)
         i = next_slot(t, i);
     }
     t->slots[i] = slot;
+    t->marks[i] = mark;
     t->count++;
 }
 
@@ -53,16 +85,14 @@ static int table_resize(struct table *t, size_t capacity)
 {
     struct table grown = {.collection = t->collection, .capacity = capacity};
 
-    if (capacity > SIZE_MAX / sizeof *grown.slots) {
-        return OTR_NOMEM;
-    }
-    grown.slots = calloc(capacity, sizeof *grown.slots);
+    grown.slots = calloc(capacity, sizeof *grown.slots + sizeof *grown.marks);
     if (grown.slots == NULL) {
         return OTR_NOMEM;
     }
+    grown.marks = (uint32_t *)(void *)(grown.slots + capacity);
     for (size_t i = 0; i < t->capacity; i++) {
         if (t->slots[i].place != 0) {
-            table_insert(&grown, t->slots[i]);
+            table_insert(&grown, t->slots[i], t->marks[i]);
         }
     }
     free(t->slots);
@@ -70,11 +100,11 @@ static int table_resize(struct table *t, size_t capacity)
     return 0;
 }
 
-/* At most 4/5 full, growing by half: between 20 and 30 bytes a point. */
+/* At most 5/6 full, growing by a quarter: between 24 and 30 bytes a point. */
 static int table_reserve(struct table *t, size_t more)
 {
-    size_t need = (t->count + more) / 4 * 5 + 5;
-    size_t capacity = t->capacity + t->capacity / 2;
+    size_t need = (t->count + more) / 5 * 6 + 6;
+    size_t capacity = t->capacity + t->capacity / 4;
 
     if (need <= t->capacity) {
         return 0;
@@ -103,6 +133,7 @@ static void table_remove(struct table *t, size_t hole)
     for (size_t i = next_slot(t, hole); t->slots[i].place != 0; i = next_slot(t, i)) {
         if (may_move(home_of(t->slots[i].hash, t->capacity), i, hole)) {
             t->slots[hole] = t->slots[i];
+            t->marks[hole] = t->marks[i];
             hole = i;
         }
     }
@@ -110,16 +141,33 @@ static void table_remove(struct table *t, size_t hole)
     t->count--;
 }
 
-/* The slot of this very id, or NULL. */
-static struct store_slot *table_find(const struct table *t, uint64_t hash, const char *id, size_t id_bytes,
-                                     store_same_id_cb same_id, void *data)
+/* The slot of this very id among several with its hash, or NULL. */
+static struct store_slot *table_find_asking(const struct table *t, struct key key, const struct otr_point *p,
+                                            store_same_id_cb same_id, void *data)
 {
-    for (size_t i = home_of(hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
-        if (t->slots[i].hash == hash && (same_id == NULL || same_id(data, t->slots[i].place, id, id_bytes))) {
+    for (size_t i = home_of(key.hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
+        if (t->slots[i].hash == key.hash && t->marks[i] == key.mark &&
+            same_id(data, t->slots[i].place, p->id, p->id_bytes)) {
             return &t->slots[i];
         }
     }
     return NULL;
+}
+
+/* The slot of this very id, or NULL. */
+static struct store_slot *table_find(const struct table *t, struct key key, const struct otr_point *p,
+                                     store_same_id_cb same_id, void *data)
+{
+    struct store_slot *found = NULL;
+    size_t equal = 0;
+
+    for (size_t i = home_of(key.hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
+        if (t->slots[i].hash == key.hash) {
+            equal++;
+            found = t->marks[i] == key.mark ? &t->slots[i] : found;
+        }
+    }
+    return found == NULL || equal == 1 ? found : table_find_asking(t, key, p, same_id, data);
 }
 
 /* --- tables ------------------------------------------------------------------------------------------------------- */
@@ -191,6 +239,7 @@ struct store *store_new_with_hash(store_hash_fn hash)
 
     if (s != NULL) {
         s->hash = hash;
+        s->mark_seed = (uint64_t)(uintptr_t)s * 0x9E3779B97F4A7C15U; /* Where the heap lies is the system's secret. */
     }
     return s;
 }
@@ -252,13 +301,13 @@ static int apply_put(struct store *s, uint16_t kind, const uint8_t *body, size_t
             return OTR_NOMEM;
         }
         while (body_next(&it, &p) == 0) {
-            struct store_slot slot = {.hash = s->hash(p.id, p.id_bytes),
-                                      .place = place + (RECORD_HEADER_BYTES + it.offset) / 8};
-            struct store_slot *old = table_find(t, slot.hash, p.id, p.id_bytes, same_id, data);
+            struct key key = key_of(s, &p);
+            struct store_slot slot = {.hash = key.hash, .place = place + (RECORD_HEADER_BYTES + it.offset) / 8};
+            struct store_slot *old = table_find(t, key, &p, same_id, data);
             if (old != NULL) {
                 *old = slot;
             } else {
-                table_insert(t, slot);
+                table_insert(t, slot, key.mark);
             }
         }
     }
@@ -279,7 +328,7 @@ static int apply_delete(struct store *s, const uint8_t *body, size_t bytes, stor
     *outcome = 0;
     t = table_get(s, it.collection);
     while (t != NULL && t->count > 0 && body_next(&it, &p) == 0) {
-        struct store_slot *old = table_find(t, s->hash(p.id, p.id_bytes), p.id, p.id_bytes, same_id, data);
+        struct store_slot *old = table_find(t, key_of(s, &p), &p, same_id, data);
         if (old != NULL) {
             table_remove(t, (size_t)(old - t->slots));
             *outcome += 1;
@@ -393,7 +442,7 @@ size_t store_memory_bytes(const struct store *s)
     size_t bytes = sizeof *s + s->tables_capacity * sizeof *s->tables;
 
     for (size_t i = 0; i < s->tables_count; i++) {
-        bytes += s->tables[i].capacity * sizeof *s->tables[i].slots;
+        bytes += s->tables[i].capacity * (sizeof *s->tables[i].slots + sizeof *s->tables[i].marks);
     }
     return bytes;
 }

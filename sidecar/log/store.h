@@ -1,8 +1,9 @@
 /* Store: which points a shard holds, and where in the journal each one's newest committed version stands.
  *
- * Per shard and collection an open-addressing table of 16-byte slots {64-bit hash of the id, place}: 24 bytes a point
- * at the usual load. Ids are not kept: a look-up yields candidate places (almost always one) whose points are read and
- * compared. Entries are applied in index order, committed ones only; deletions leave no slot behind.
+ * Per shard and collection an open-addressing table of 16-byte slots {64-bit hash of the id, place} and 4 bytes of a
+ * second hash: 24 to 30 bytes a point. Ids are not kept: a look-up yields candidate places (almost always one) whose
+ * points are read and compared. Entries are applied in index order, committed ones only; deletions leave no slot
+ * behind.
  *
  * Loop thread only, but for a snapshot, which may be walked on any thread. */
 #ifndef OUTRIGGER_LOG_STORE_H
@@ -17,9 +18,10 @@ void store_free(struct store *s);
 /* Forgets everything (a seed begins). */
 void store_clear(struct store *s);
 
-/* Applies a committed entry whose record stands at `place`. Two points of different ids with equal hashes are told
- * apart by reading: `same_id` is asked only then (very rarely) and may block. *outcome: for a DELETE the number of
- * points that existed, for a PUT the number of points. Errors: OTR_NOMEM, OTR_CORRUPT; then nothing has changed. */
+/* Applies a committed entry whose record stands at `place`. Points of different ids with equal hashes are told apart by
+ * the second hash, and once there are such by reading: `same_id` is asked only then (very rarely) and may block.
+ * *outcome (may be NULL): for a DELETE the number of points that existed, for a PUT the number of points. Errors:
+ * OTR_NOMEM, OTR_CORRUPT; then nothing has changed. */
 typedef bool (*store_same_id_cb)(void *data, journal_place place, const char *id, size_t id_bytes);
 int store_apply(struct store *s, const struct record_header *h, const uint8_t *body, journal_place place,
                 store_same_id_cb same_id, void *data, uint32_t *outcome);
@@ -38,7 +40,8 @@ void store_collections(const struct store *s, void (*cb)(uint64_t collection, ui
 size_t store_memory_bytes(const struct store *s);
 
 /* A copy of the places of all live points of a collection (or of all: collection 0), sorted by place (sequential
- * reading) or by hash (scroll: hashes >= from, at most max). NULL when out of memory. Free anywhere. */
+ * reading) or by hash (scroll: hashes >= from, at most max; equal hashes are not parted unless more than max points
+ * share one, so that the next page begins at the last hash + 1). NULL when out of memory. Free anywhere. */
 struct store_snapshot {
     size_t count;
     struct store_slot {
