@@ -167,6 +167,17 @@ $(BIN)/simulate: $(SIM_OBJ) $(call libs,log)
 simulate: $(BIN)/simulate
 	$(BIN)/simulate $(if $(SEED),--seeds $(SEED) --verbose,--seeds $(SEEDS))
 
+# --- benchmarks of one part; BENCH_DIR is on the disk to measure -----------------------------------------------------------
+BENCH_DIR ?= $(BUILD)/bench
+$(BIN)/bench-journal: $(OBJ)/tests/bench/bench_journal.o $(call libs,log)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $< $(call libs,log) $(LIBS_log)
+.PHONY: bench-journal
+bench-journal: $(BIN)/bench-journal
+	@mkdir -p $(BENCH_DIR)
+	$(BIN)/bench-journal $(BENCH_DIR)
+
 # --- everything the tests need; what they run is listed in tests/run.py -----------------------------------------------------
 MODULES := engines/ruvector/node/node_modules
 .PHONY: test test-long test-programs demo deps servers
