@@ -2,6 +2,29 @@
  * returns an older one. Order is that of the shard's log, which I3 makes the same everywhere. */
 #include "tests/simulation/sim.h"
 
+/* Whoever leads a lower epoch has lost the right to answer before the first commit of a higher one (G1, G2, G4). */
+void check_rights(struct sim_shard *sh)
+{
+    struct sim *s = sh->sim;
+
+    for (int i = 1; i <= s->nodes_count; i++) {
+        struct sim_shard *other = s->nodes[i].alive ? s->nodes[i].shards[sh->id] : NULL;
+        struct sim_shard *low;
+
+        if (other == NULL || other == sh || other->role != REPLICA_PRIMARY) {
+            continue;
+        }
+        low = other->epoch < sh->epoch ? other : sh;
+        if (replica_read_right(low->replica, node_now_ms(s, low->node)) == REPLICA_READ_OK) {
+            sim_fail(s,
+                     "I4: node %d still holds the right to read shard %u in epoch %" PRIu64
+                     ", while node %d commits in a higher one",
+                     low->node->id, sh->id, low->epoch, (low == sh ? other : sh)->node->id);
+            return;
+        }
+    }
+}
+
 void check_read(struct sim *s, const struct sim_client *c, struct sim_value value)
 {
     uint64_t *floor = &s->check.shards[c->shard].floor[c->key];

@@ -306,6 +306,9 @@ struct sim {
     struct sim_check check;
 
     bool faults; /* still happen */
+    bool calm;   /* nothing but the coordinator fails: nobody may be replaced, nobody may wait long */
+    uint32_t keys, read_percent, wander_percent;
+    uint64_t rest_us; /* of a client between operations */
     uint32_t weights[32];
     uint64_t fault_interval_us, log_lost_us;
     uint32_t logs_lost;
@@ -406,8 +409,9 @@ void check_acked(struct sim *s, otr_shard shard, uint64_t index);          /* I2
 void check_recovered(struct sim_shard *sh);                                /* I2 */
 void check_committed(struct sim_shard *sh, uint64_t from, uint64_t index); /* I3, I5, I6 */
 void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const char *where); /* I6 */
-void check_read(struct sim *s, const struct sim_client *c, struct sim_value value);            /* I4 */
-void check_end(struct sim *s);                                                                 /* I7 */
+void check_rights(struct sim_shard *sh); /* I4: after each step of a primary */
+void check_read(struct sim *s, const struct sim_client *c, struct sim_value value); /* I4 */
+void check_end(struct sim *s);                                                      /* I7 */
 bool check_converged(struct sim *s, char *why, size_t why_bytes);
 void check_free(struct sim *s);
 

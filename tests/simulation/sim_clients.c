@@ -3,10 +3,7 @@
  * acknowledged. */
 #include "tests/simulation/sim.h"
 
-enum {
-    CLIENT_PATIENCE_US = 6000 * SIM_MS,
-    CLIENT_READ_PERCENT = 40,
-};
+enum { CLIENT_PATIENCE_US = 6000 * SIM_MS, CLIENT_CALM_US = 1500 * SIM_MS };
 
 static void attempt_start(struct sim *s, struct sim_client *c, uint64_t delay_us);
 
@@ -14,10 +11,14 @@ static void rest_fire(struct sim *s, struct sim_event *e);
 
 static void op_end(struct sim *s, struct sim_client *c)
 {
+    if (s->calm && c->op == SIM_OP_WRITE && c->ops > 0 && s->now_us - c->began_us > CLIENT_CALM_US) {
+        sim_fail(s, "I7: a write to shard %u took %" PRIu64 " ms although only the coordinator was in trouble",
+                 c->shard, (s->now_us - c->began_us) / SIM_MS);
+    }
     c->op = SIM_OP_NONE;
     c->ops++;
     c->attempt++; /* what still comes is late */
-    sim_after(s, sim_between(s, 100, 30 * SIM_MS), 0, rest_fire)->a = c->id;
+    sim_after(s, sim_between(s, 100, s->rest_us), 0, rest_fire)->a = c->id;
 }
 
 /* --- at the node ---------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ static void attempt_fire(struct sim *s, struct sim_event *e)
     if (c->attempt != e->b || c->op == SIM_OP_NONE) {
         return;
     }
-    if (c->target == 0 || sim_chance(s, 5)) {
+    if (c->target == 0 || sim_chance(s, s->wander_percent)) {
         c->target = (int)sim_between(s, 1, (uint64_t)s->nodes_count);
     }
     e = sim_after(s, sim_between(s, 200 * SIM_MS, 800 * SIM_MS), 0, timeout_fire);
@@ -189,8 +190,8 @@ static void rest_fire(struct sim *s, struct sim_event *e)
         return; /* everything is to come to rest */
     }
     c->shard = (otr_shard)sim_below(s, s->shards_count);
-    c->key = (uint32_t)sim_below(s, SIM_KEYS);
-    c->op = sim_chance(s, CLIENT_READ_PERCENT) ? SIM_OP_READ : SIM_OP_WRITE;
+    c->key = (uint32_t)sim_below(s, s->keys);
+    c->op = sim_chance(s, s->read_percent) ? SIM_OP_READ : SIM_OP_WRITE;
     c->began_us = s->now_us;
     c->floor = s->check.shards[c->shard].floor[c->key];
     if (c->op == SIM_OP_WRITE) {
@@ -203,6 +204,10 @@ static void rest_fire(struct sim *s, struct sim_event *e)
 
 void clients_start(struct sim *s)
 {
+    s->keys = sim_chance(s, 50) ? 1 : (uint32_t)sim_between(s, 1, SIM_KEYS);
+    s->read_percent = (uint32_t)sim_between(s, 20, 70);
+    s->wander_percent = sim_chance(s, 50) ? 5 : (uint32_t)sim_between(s, 5, 60);
+    s->rest_us = sim_chance(s, 50) ? 30 * SIM_MS : sim_between(s, SIM_MS, 30 * SIM_MS);
     for (uint32_t i = 0; i < s->clients_count; i++) {
         s->clients[i].id = i;
         sim_after(s, sim_between(s, 0, 300 * SIM_MS), 0, rest_fire)->a = i;

@@ -26,6 +26,7 @@ enum fault {
     FAULT_RESTART_ALL,
     FAULT_ISOLATE_PRIMARY,
     FAULT_KILL_PRIMARY,
+    FAULT_COUP,
     FAULTS,
 };
 
@@ -281,6 +282,32 @@ static void node_fault(struct sim *s, enum fault f)
     }
 }
 
+static void quick_start_fire(struct sim *s, struct sim_event *e)
+{
+    if (!s->nodes[e->a].alive) {
+        node_start(s, &s->nodes[e->a]);
+    }
+}
+
+/* A primary that lives but looks dead to all, while another member has just begun anew: who may serve when? */
+static void coup(struct sim *s)
+{
+    const struct descriptor *d = &s->coord.shards[sim_below(s, s->shards_count)].descriptor;
+    int primary = (int)d->primary;
+    int member = d->in_sync_count == 0 ? 0 : (int)d->in_sync[sim_below(s, d->in_sync_count)].node;
+
+    if (primary == 0 || member == primary || !s->nodes[member].alive) {
+        return;
+    }
+    node_crash(s, &s->nodes[member], false);
+    sim_after(s, sim_between(s, SIM_MS, 10 * SIM_MS), 0, quick_start_fire)->a = (uint64_t)member;
+    if (sim_chance(s, 50)) {
+        s->nodes[primary].coord_blocked = true;
+        sim_after(s, fault_time(s), 0, coord_reach_fire)->a = (uint64_t)primary;
+    }
+    isolate(s, primary, true);
+}
+
 static void net_fault(struct sim *s, enum fault f)
 {
     int node = some_node(s);
@@ -304,6 +331,9 @@ static void net_fault(struct sim *s, enum fault f)
         break;
     case FAULT_REFUSE_NODE:
         isolate(s, node, true);
+        break;
+    case FAULT_COUP:
+        coup(s);
         break;
     default: /* FAULT_BREAK */
         net_break(s, node, peer);
@@ -329,6 +359,7 @@ static void fault(struct sim *s, enum fault f)
     case FAULT_REFUSE:
     case FAULT_REFUSE_NODE:
     case FAULT_BREAK:
+    case FAULT_COUP:
         net_fault(s, f);
         break;
     default:
@@ -359,9 +390,25 @@ static void choose_fire(struct sim *s, struct sim_event *e)
     }
 }
 
+/* Nothing that serves data depends on reaching the coordinator (DESIGN 3.3). */
+static void calm_down(struct sim *s)
+{
+    static const enum fault kept[] = {FAULT_COORD_DOWN, FAULT_COORD_FLAKY, FAULT_COORD_CUT_OFF, FAULT_SESSION,
+                                      FAULT_TOUCH};
+
+    for (int i = 0; i < FAULTS; i++) {
+        s->weights[i] = i == FAULT_SLOW_WATCH ? s->weights[i] : 0;
+    }
+    for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++) {
+        s->weights[kept[i]] = (uint32_t)sim_between(s, 1, 10);
+    }
+}
+
 void faults_start(struct sim *s)
 {
     uint32_t percent = (uint32_t)sim_between(s, 10, 80); /* of the kinds happen in this run */
+
+    s->calm = sim_chance(s, 5);
 
     for (int i = FAULT_FIRST_EVENT; i < FAULTS; i++) {
         s->weights[i] = sim_chance(s, percent) ? (uint32_t)sim_between(s, 1, 10) : 0;
@@ -371,14 +418,19 @@ void faults_start(struct sim *s)
     s->weights[FAULT_DOUBLE] = sim_chance(s, percent) ? (uint32_t)sim_between(s, 1, 50) : 0;
     s->weights[FAULT_SLOW_WATCH] = sim_chance(s, percent) ? (uint32_t)sim_between(s, 1, 60) : 0;
     s->weights[FAULT_SLOW_SYNC] = sim_chance(s, percent) ? (uint32_t)sim_between(s, 1, 30) : 0;
+    if (s->calm) {
+        calm_down(s);
+    }
     s->fault_interval_us =
         sim_chance(s, 30) ? sim_between(s, 40 * SIM_MS, 200 * SIM_MS) : sim_between(s, 200 * SIM_MS, 2000 * SIM_MS);
-    sim_after(s, sim_between(s, 0, 1500 * SIM_MS), 0, choose_fire);
+    /* In a calm run everybody is in sync before the first fault. */
+    sim_after(s, s->calm ? 2000 * SIM_MS : sim_between(s, 0, 1500 * SIM_MS), 0, choose_fire);
 }
 
 void faults_end(struct sim *s)
 {
     sim_trace(s, "faults end");
+    s->calm = false;
     s->coord.flaky = false;
     if (s->coord.down) {
         coord_set_down(s, false);

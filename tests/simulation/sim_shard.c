@@ -774,6 +774,9 @@ void shard_step(struct sim_shard *sh, struct replica_event *ev)
 
         perform(sh, &a);
     }
+    if (n->alive && sh->role == REPLICA_PRIMARY) {
+        check_rights(sh);
+    }
 }
 
 void shard_free(struct sim_shard *sh)
