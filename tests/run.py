@@ -28,6 +28,7 @@ SUITES = (
         ("unit-ruvector-sanitized", "test", 240, "$BUILD/bin-sanitize/unit-ruvector -j1"),
         ("unit-core-valgrind", "test", 400, "$VALGRIND $BUILD/bin/unit-core -j2 --timeout 300"),
         ("ruvector-server", "test", 120, "node --test engines/ruvector/node/test/*.test.js"),
+        ("peer-interop", "test", 120, "tests/peer-interop/run.sh"),
         ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
         ("simulation", "test", 240, "$BUILD/bin/simulate --seeds 1-200"),
         ("conformance", "test", 300, "make -s conformance BUILD=$BUILD"),
