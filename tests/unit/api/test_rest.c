@@ -1,5 +1,6 @@
 /* The REST calls over real sockets, with a fake node behind the door. */
 #include "sidecar/api/api.h"
+#include "sidecar/io/clock.h"
 #include "tests/unit/api/client.h"
 #include "tests/unit/api/fake_node.h"
 
@@ -190,8 +191,13 @@ Test(rest, a_collection_made_elsewhere_is_found)
 
 Test(rest, a_coordinator_that_never_answers_costs_the_deadline)
 {
+    uint64_t start_ms = clock_now_ms();
+
     fake_coordinator(f.w, -1);
     cr_assert(eq(int, ask_bytes("GET", "/collections/nowhere", "Outrigger-Timeout: 100ms\r\n", "", 0), 503));
+    cr_assert(lt(u64, clock_now_ms() - start_ms, 1000));
+    cr_assert(eq(int, ask_bytes("GET", "/collections/nowhere", "Outrigger-Timeout: 1s\r\n", "", 0), 503));
+    cr_assert(ge(u64, clock_now_ms() - start_ms, 1100));
     cr_assert(says("\"code\":\"timeout\""));
     fake_release(f.w, OTR_NOTFOUND); /* Late: nobody is there any more. */
     run_for(&f.loop, 5);
