@@ -125,17 +125,18 @@ Test(journal, segments_begin_while_others_are_flushed)
     struct lab l;
 
     lab_init(&l, 100);
-    lab_append(&l, 1, 1, 400);
-    for (int i = 0; i < 40; i++) {
-        struct journal_batch *b = journal_flush_begin(l.j);
+    for (int i = 0; i < 20; i++) {
+        struct journal_batch *b;
+        lab_append(&l, 1, 1, 400);
+        b = journal_flush_begin(l.j);
         lab_append(&l, 1, 1, 400);
         journal_flush_run(b);
         cr_assert(eq(int, journal_flush_end(l.j, b, NULL, NULL, NULL), 0));
+        cr_assert(eq(int, lab_flush(&l), 0));
     }
-    cr_assert(eq(int, lab_flush(&l), 0));
     lab_crash(&l, FAKE_DISK_LOSE_ALL);
     lab_reopen(&l);
-    cr_assert(eq(u64, lab_state(&l, 1).last.index, 41));
+    cr_assert(eq(u64, lab_state(&l, 1).last.index, 40));
     lab_close(&l);
 }
 
