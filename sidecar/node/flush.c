@@ -2,6 +2,7 @@
  * is under way; then it goes when that is done. One fdatasync commits everything in flight. */
 #include "sidecar/node/node_internal.h"
 
+#include "sidecar/io/clock.h"
 #include "sidecar/io/log.h"
 
 #include <stdlib.h>
@@ -43,7 +44,8 @@ static void collect(struct node *n)
             log_error("", "the disk is full: writes are refused until there is room: %s", msg.text);
         }
         n->disk_full = true;
-        return; /* the next turn tries again: the tick wakes the loop */
+        n->flush_not_before_ms = clock_now_ms() + NODE_FULL_RETRY_MS; /* the tick wakes the loop */
+        return;
     }
     if (rv != 0) {
         fail_all(n, &msg);
@@ -75,7 +77,7 @@ void flush_turn(struct node *n)
 {
     struct journal_batch *batch;
 
-    if (n->flushing || n->closing || n->dying) {
+    if (n->flushing || n->closing || n->dying || (n->disk_full && clock_now_ms() < n->flush_not_before_ms)) {
         return;
     }
     batch = journal_flush_begin(n->journal);

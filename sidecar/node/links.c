@@ -313,6 +313,10 @@ static void take_message(struct node *n, otr_node from, const Outrigger__V1__Rep
         wire_free(&in);
         return;
     }
+    if (in.count > 0 && (n->disk_full || journal_pending_bytes(n->journal) > NODE_PENDING_BYTES_MAX)) {
+        wire_free(&in); /* as if it were lost: the primary finds the gap and sends again */
+        return;
+    }
     s->incoming = &in;
     shard_feed(s, &(struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = from, .msg = &in.msg}});
     s->incoming = NULL;

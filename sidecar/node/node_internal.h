@@ -27,9 +27,11 @@
 
 enum {
     NODE_TICK_MS = 10,
-    NODE_APPEND_BYTES_MAX = 1 << 20,    /* of entries in one message to a peer (one entry may be larger) */
-    NODE_PENDING_BYTES_MAX = 256 << 20, /* appended and not yet durable: more writes are refused with OTR_BUSY */
-    NODE_META_EVERY_MS = 1000,          /* committed and applied indexes are noted this often */
+    NODE_APPEND_BYTES_MAX = 1 << 20,   /* of entries in one message to a peer (one entry may be larger) */
+    NODE_PENDING_BYTES_MAX = 48 << 20, /* appended and not yet durable: more is refused with OTR_BUSY. Below the
+                                        * journal's own bound by more than the largest entry. */
+    NODE_FULL_RETRY_MS = 100,          /* a full disk is tried again this often */
+    NODE_META_EVERY_MS = 1000,         /* committed and applied indexes are noted this often */
 };
 
 /* --- callbacks at the end of the turn ----------------------------------------------------------------------------- */
@@ -181,6 +183,7 @@ struct node {
     struct flusher *flusher;
     bool flushing;
     bool disk_full;
+    uint64_t flush_not_before_ms;
 
     struct shard *shards[OTR_SHARDS_MAX];
     uint32_t shards_top; /* highest used number + 1 */
@@ -319,6 +322,7 @@ void read_wait_end(struct shard *s, int status);
 void read_wait_later(struct later *l);
 /* Whether a read with this consistency may be answered out of this replica now. 0; OTR_UNAVAIL with *need_descriptor.
  */
+void read_anchor(struct shard *s, enum node_consistency c, bool *anchored, uint64_t *need_index);
 int read_right(struct shard *s, enum node_consistency c, uint64_t now_ms, bool *need_descriptor);
 
 #endif

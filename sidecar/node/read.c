@@ -92,6 +92,16 @@ int read_right(struct shard *s, enum node_consistency c, uint64_t now_ms, bool *
     return 0;
 }
 
+/* What a linearizable read must see: all that was committed when the right to answer was first there. A replica that
+ * takes over learns only then how far the entries it inherited are committed, and the store follows later. */
+void read_anchor(struct shard *s, enum node_consistency c, bool *anchored, uint64_t *need_index)
+{
+    if (c == NODE_LINEARIZABLE && !*anchored) {
+        *anchored = true;
+        *need_index = s->commit > *need_index ? s->commit : *need_index;
+    }
+}
+
 /* --- get
  * --------------------------------------------------------------------------------------------------------------- */
 
@@ -106,7 +116,8 @@ struct get {
     node_get_cb cb;
     void *data;
     uint64_t need_index; /* stored up to here before looking */
-    bool shown;          /* the right came from reading the descriptor */
+    bool anchored;
+    bool shown; /* the right came from reading the descriptor */
     struct journal_reader *reader;
     int *numbers;  /* reader numbers of the candidates */
     size_t *owner; /* whose candidate it is */
@@ -225,12 +236,10 @@ static int get_ready(struct read_wait *w, uint64_t now_ms)
     bool need = false;
     int rv = read_right(g->shard, g->ask.consistency, now_ms, &need);
 
-    if (need) {
-        rv = 0;
-    }
-    if (rv != 0) {
+    if (rv != 0 && !need) {
         return rv;
     }
+    read_anchor(g->shard, g->ask.consistency, &g->anchored, &g->need_index);
     return g->shard->stored >= g->need_index ? 0 : OTR_UNAVAIL;
 }
 
@@ -267,7 +276,7 @@ int node_get(struct node *n, const struct node_get *get, node_get_cb cb, void *d
     g->ask = *get;
     g->cb = cb;
     g->data = data;
-    g->need_index = s->commit > get->after.index ? s->commit : get->after.index;
+    g->need_index = get->after.index;
     g->wait.deadline_ms = clock_now_ms() + get->timeout_ms;
     g->wait.ready = get_ready;
     g->wait.done = get_waited;

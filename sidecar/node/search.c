@@ -31,7 +31,8 @@ struct search {
     struct node_search ask;
     node_search_cb cb;
     void *data;
-    uint64_t need_index;
+    uint64_t need_index; /* stored, and in the engine, up to here before looking */
+    bool anchored;
     bool shown;
     enum otr_metric metric;
     cJSON *filter;
@@ -447,6 +448,7 @@ static int search_ready(struct read_wait *w, uint64_t now_ms)
     if (rv != 0 && !need) {
         return rv;
     }
+    read_anchor(s, x->ask.consistency, &x->anchored, &x->need_index);
     if (s->stored < x->need_index) {
         return OTR_UNAVAIL;
     }
@@ -505,10 +507,7 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
     x->ask = *search;
     x->cb = cb;
     x->data = data;
-    x->need_index = search->consistency == NODE_LINEARIZABLE ? s->commit : 0;
-    if (search->after.index > x->need_index) {
-        x->need_index = search->after.index;
-    }
+    x->need_index = search->after.index;
     x->wait.deadline_ms = clock_now_ms() + search->timeout_ms;
     x->wait.ready = search_ready;
     x->wait.done = search_waited;

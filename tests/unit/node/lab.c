@@ -7,6 +7,7 @@
 #include "sidecar/io/clock.h"
 #include "sidecar/io/log.h"
 #include "sidecar/io/random.h"
+#include "sidecar/node/node_internal.h"
 #include "tests/lib/fake_backend.h"
 
 #include <math.h>
@@ -81,6 +82,12 @@ void lab_stop(struct lab *lab, int i)
     node_close(lab->nodes[i], on_stopped, &closed);
     lab->nodes[i] = NULL;
     lab_until(lab, is_set, &closed, "a node closes");
+}
+
+void lab_crash(struct lab *lab, int i)
+{
+    lab->nodes[i]->dying = true;
+    lab_stop(lab, i);
 }
 
 void lab_wipe(struct lab *lab, int i)
@@ -213,6 +220,21 @@ int lab_primary(struct lab *lab, otr_shard shard)
         }
     }
     return -1;
+}
+
+bool lab_opened(struct lab *lab, void *data)
+{
+    (void)data;
+    for (int i = 0; i < LAB_NODES; i++) {
+        for (otr_shard s = 0; lab->nodes[i] != NULL && s < lab->shards; s++) {
+            struct replica_status status;
+            uint64_t count;
+            if (!node_shard_status(lab->nodes[i], s, &status) || !node_count(lab->nodes[i], s, 0, &count)) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 bool lab_writable(struct lab *lab, void *data)

@@ -29,10 +29,14 @@ void lab_close(struct lab *lab);
 void lab_start(struct lab *lab, int i);
 /* Orderly; the data directory stays. */
 void lab_stop(struct lab *lab, int i);
+/* Like a crash: nothing is noted or flushed any more. */
+void lab_crash(struct lab *lab, int i);
 /* Empties the data directory of a stopped node. */
 void lab_wipe(struct lab *lab, int i);
 
 void lab_until(struct lab *lab, bool (*holds)(struct lab *lab, void *data), void *data, const char *what);
+/* Every running node has its replicas, whatever their roles. */
+bool lab_opened(struct lab *lab, void *data);
 bool lab_writable(struct lab *lab, void *data);
 /* Every running node is in the in-sync set of every shard. */
 bool lab_in_sync(struct lab *lab, void *data);

@@ -233,6 +233,40 @@ Test(node, coordinator_away)
     lab_close(&lab);
 }
 
+/* After a crash the store is behind what is committed; a read that waits for the takeover must not answer out of it. */
+Test(node, reads_wait_for_inherited_entries)
+{
+    struct lab lab;
+    uint64_t c;
+    int answered = 0;
+
+    lab_open(&lab, 1);
+    c = lab_collection(&lab, "things");
+    for (int i = 0; i < 300; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "a%d", i);
+        lab_put(&lab, c, id, (float)i);
+    }
+    for (int i = 0; i < LAB_NODES; i++) {
+        lab_crash(&lab, i);
+    }
+    for (int i = 0; i < LAB_NODES; i++) {
+        lab_start(&lab, i);
+    }
+    lab_until(&lab, lab_opened, NULL, "the replicas are open");
+    while (answered == 0) {
+        for (int i = 0; i < LAB_NODES; i++) {
+            int status;
+            float x = lab_get(&lab, i, c, "a299", NODE_LINEARIZABLE, &status);
+            if (status == 0) {
+                cr_assert(eq(flt, x, 299), "node %d answers %g", i, x);
+                answered++;
+            }
+        }
+    }
+    lab_close(&lab);
+}
+
 struct points {
     int node;
     uint64_t collection;
