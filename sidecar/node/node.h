@@ -142,7 +142,8 @@ typedef void (*node_search_cb)(void *data, int status, const struct node_hit *hi
                                const struct otr_errmsg *msg);
 int node_search(struct node *n, const struct node_search *search, node_search_cb cb, void *data);
 
-/* Live points of a collection in our replica; false: no replica of the shard. */
+/* Live points of a collection in our replica; false: no replica of the shard, or one that does not know yet how far its
+ * log is committed. */
 bool node_count(struct node *n, otr_shard shard, uint64_t collection, uint64_t *count);
 
 #endif

@@ -288,7 +288,7 @@ bool node_count(struct node *n, otr_shard shard, uint64_t collection, uint64_t *
 {
     struct shard *s = node_shard(n, shard);
 
-    if (s == NULL) {
+    if (s == NULL || s->stored < s->commit || s->role == REPLICA_TAKEOVER || s->role == REPLICA_CANDIDATE) {
         return false;
     }
     *count = store_count(s->store, collection);
