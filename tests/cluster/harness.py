@@ -140,8 +140,10 @@ class Status:
     def led_by(self, node):
         return [shard for shard in self.shards if self.primary(shard) == node]
 
-    def all_in_sync(self):
-        return all(s["primary"] and set(s["replicas"]) == set(s["in_sync"]) for s in self.shards.values())
+    def all_in_sync(self, shards):
+        """Of all so many shards: a sidecar that has just started may not know all of them."""
+        return len(self.shards) == shards and all(s["primary"] and set(s["replicas"]) == set(s["in_sync"])
+                                                  for s in self.shards.values())
 
     def __str__(self):
         return "; ".join(f"shard {s['id']}: epoch {s['epoch']}, primary {s['primary']}, in sync {s['in_sync']}"
@@ -309,7 +311,7 @@ class Cluster:
         return [self.client(node, **options) for node in self.node_ids]
 
     def status(self):
-        """Asked of the first sidecar that answers."""
+        """Asked of the first sidecar that answers and knows all shards."""
         for node in self.node_ids:
             if self.processes[node, "sidecar"].runs:
                 client = self.client(node, alone=True, deadline_s=2, attempt_s=2)
@@ -320,8 +322,9 @@ class Cluster:
                 finally:
                     client.close()
                 assert answer.status == 200, answer
-                return Status(answer.json)
-        raise AssertionError("no sidecar answers GET /cluster")
+                if len(answer.json["shards"]) == self.shards:
+                    return Status(answer.json)
+        raise AssertionError("no sidecar answers GET /cluster and knows all shards")
 
     def keys(self, prefix):
         """{key: JSON value} below /outrigger/<cluster>/ in etcd, by its gateway."""
@@ -356,7 +359,7 @@ class Cluster:
 
         def whole():
             last[:] = [self.status()]
-            return last[0] if last[0].all_in_sync() else None
+            return last[0] if last[0].all_in_sync(self.shards) else None
 
         try:
             status = wait_until(whole, deadline_s, "all replicas to be in sync", 0.2)
@@ -364,6 +367,20 @@ class Cluster:
             raise AssertionError(f"{error}: {last[0]}") from None
         self.wait_ready()
         return status
+
+    def wait_level(self, deadline_s=30):
+        """Until every replica has stored, and its engine taken in, what is committed anywhere: from then on reads of any
+        consistency see everything acknowledged before."""
+        def level():
+            states = [self.client(node, alone=True).request("GET", "/cluster").json["self"]["shards"]
+                      for node in self.node_ids]
+            committed = {s["id"]: 0 for state in states for s in state}
+            for state in states:
+                for s in state:
+                    committed[s["id"]] = max(committed[s["id"]], s["last"], s["committed"])
+            return all(s["applied"] >= committed[s["id"]] for state in states for s in state)
+
+        wait_until(level, deadline_s, "all replicas to be level", 0.1)
 
     def pick_primary(self):
         """The node that leads most shards."""

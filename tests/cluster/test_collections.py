@@ -30,8 +30,10 @@ class TestCollections(ClusterTest):
                 self.assertEqual(client.collection(name), {"name": name, "dimension": 3, "metric": "Cosine", "points": 3})
                 self.assertEqual(sorted(hit["id"] for hit in client.search(name, [1, 1, 1])), ["p0", "p1", "p2"])
             maker.delete_collection(name)
+            self.assertIsNone(maker.collection(name))
             for client in self.alone:
-                self.assertIsNone(client.collection(name))
+                # The others hear of it from the coordinator's watch.
+                wait_until(lambda: client.collection(name) is None, 10, "the end of the collection", 0.01)
                 self.assertEqual(client.request("GET", f"/collections/{name}/points/p0").status, 404)
 
     def test_created_twice_at_once(self):
@@ -56,6 +58,9 @@ class TestCollections(ClusterTest):
             for reader in self.alone:
                 self.assertEqual(len(reader.search(self.name, [1] * dimension, 100, "linearizable")), 40)
             client.delete_collection(self.name)
+            # Who has not heard of that yet would measure new points by the old dimension.
+            for reader in self.alone:
+                wait_until(lambda: reader.collection(self.name) is None, 10, "the end of the collection", 0.01)
 
     def test_a_request_id_takes_effect_once(self):
         self.alone[0].create_collection(self.name, 3)
