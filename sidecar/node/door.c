@@ -218,6 +218,33 @@ static bool was_tried(const struct door_tried *tried, otr_node node)
     return false;
 }
 
+bool door_open_has(const struct door_open *open, otr_node node)
+{
+    for (uint32_t i = 0; i < open->count; i++) {
+        if (open->nodes[i] == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void door_open_add(struct door_open *open, otr_node node)
+{
+    assert(open->count < DOOR_OPEN_MAX);
+    open->nodes[open->count++] = node;
+}
+
+void door_open_remove(struct door_open *open, otr_node node)
+{
+    for (uint32_t i = 0; i < open->count; i++) {
+        if (open->nodes[i] == node) {
+            open->nodes[i] = open->nodes[--open->count];
+            return;
+        }
+    }
+    assert(false); /* Every answer belongs to a question. */
+}
+
 static bool own_replica_serves(struct node *n, otr_shard shard)
 {
     struct replica_status status;

@@ -15,8 +15,8 @@ struct part {
     otr_shard shard;
     bool resolved;
     bool failed; /* in the newest attempt */
-    uint32_t open;
-    uint64_t asked_ms;
+    struct door_open open;
+    uint64_t asked_ms; /* 0: the newest attempt failed */
     struct door_tried tried;
     otr_node target; /* of the look under way */
     struct node_hit *hits;
@@ -43,6 +43,7 @@ struct attempt {
     struct fan_op *op;
     struct part **parts;
     size_t parts_count;
+    otr_node target;
 };
 
 /* --- results ------------------------------------------------------------------------------------------------------ */
@@ -61,6 +62,7 @@ static void part_failed(struct fan_op *o, struct part *part, int status, const c
         o->op.deadline_ms = now_ms; /* No other replica will say anything else. */
     }
     part->failed = true;
+    part->asked_ms = 0;
     door_op_wait(&o->op, now_ms);
 }
 
@@ -76,7 +78,7 @@ static void fan_advance(struct fan_op *o, const struct attempt *a)
     for (size_t i = 0; i < a->parts_count && !again; i++) {
         struct part *part = a->parts[i];
 
-        again = part->failed && !part->resolved && part->open == 0 &&
+        again = part->failed && !part->resolved && part->open.count == 0 &&
                 door_read_target(o->op.node, part->shard, o->s.consistency, o->counting, &part->tried) != OTR_NODE_NONE;
     }
     if (again && clock_now_ms() < o->op.deadline_ms) {
@@ -159,7 +161,7 @@ static void local_done(void *data, int status, const struct node_hit *hits, size
     if (!door_op_returned(&o->op)) {
         return;
     }
-    part->open--;
+    door_open_remove(&part->open, a->target);
     if (!part->resolved) {
         if (status == 0) {
             status = take_hits(o, part, hits, count);
@@ -246,7 +248,7 @@ static bool remote_returned(struct attempt *a)
         return false;
     }
     for (size_t i = 0; i < a->parts_count; i++) {
-        a->parts[i]->open--;
+        door_open_remove(&a->parts[i]->open, a->target);
     }
     return true;
 }
@@ -397,7 +399,8 @@ static void ask(struct fan_op *o, size_t first, otr_node target, uint64_t now_ms
     int rv = OTR_NOMEM;
 
     if (a != NULL) {
-        *a = (struct attempt){.op = o, .parts = arena_alloc(&o->op.arena, room * sizeof(struct part *))};
+        *a = (struct attempt){
+            .op = o, .parts = arena_alloc(&o->op.arena, room * sizeof(struct part *)), .target = target};
     }
     if (a == NULL || a->parts == NULL) {
         o->parts[first].target = OTR_NODE_NONE;
@@ -420,44 +423,38 @@ static void ask(struct fan_op *o, size_t first, otr_node target, uint64_t now_ms
     o->op.attempts_open += rv == 0;
     for (size_t i = 0; i < a->parts_count; i++) {
         if (rv == 0) {
-            a->parts[i]->open++;
+            door_open_add(&a->parts[i]->open, target);
         } else {
             part_failed(o, a->parts[i], rv, NULL);
         }
     }
 }
 
-/* Whether the part should be asked of one more node now. */
-static bool wants_another(const struct fan_op *o, const struct part *part, uint64_t now_ms)
+/* Whom to ask for the part now, OTR_NODE_NONE: nobody. As in door_get.c; but a count is never asked twice at once, for
+ * its sum must not be taken twice. */
+static otr_node next_target(struct fan_op *o, struct part *part, uint64_t now_ms)
 {
     otr_node primary = node_primary(o->op.node, part->shard);
+    otr_node target;
 
-    if (part->resolved) {
-        return false;
+    if (part->resolved || part->open.count == DOOR_OPEN_MAX || (part->open.count != 0 && o->counting)) {
+        return OTR_NODE_NONE;
     }
-    if (part->open == 0) {
-        return true;
+    if (part->open.count != 0 && o->s.consistency == NODE_LINEARIZABLE) {
+        return door_open_has(&part->open, primary) ? OTR_NODE_NONE : primary;
     }
-    if (o->counting || part->open >= DOOR_OPEN_MAX) {
-        return false; /* A count's sum must not be taken twice. */
+    if (part->open.count != 0 && now_ms - part->asked_ms < DOOR_HEDGE_MS) {
+        return OTR_NODE_NONE;
     }
-    if (o->s.consistency == NODE_LINEARIZABLE) {
-        return primary != OTR_NODE_NONE && part->tried.count != 0 &&
-               primary != part->tried.nodes[part->tried.count - 1];
-    }
-    return part->open == 1 && now_ms - part->asked_ms >= DOOR_HEDGE_MS;
-}
-
-static void choose_target(struct fan_op *o, struct part *part)
-{
-    part->target = door_read_target(o->op.node, part->shard, o->s.consistency, o->counting, &part->tried);
-    if (part->target == OTR_NODE_NONE && part->open == 0) {
+    target = door_read_target(o->op.node, part->shard, o->s.consistency, o->counting, &part->tried);
+    if (target == OTR_NODE_NONE && part->open.count == 0) {
         part->tried.count = 0; /* From the start again. */
-        part->target = door_read_target(o->op.node, part->shard, o->s.consistency, o->counting, &part->tried);
-        if (part->target == OTR_NODE_NONE) {
+        target = door_read_target(o->op.node, part->shard, o->s.consistency, o->counting, &part->tried);
+        if (target == OTR_NODE_NONE) {
             part_failed(o, part, OTR_UNAVAIL, "no replica can be asked now");
         }
     }
+    return target;
 }
 
 static int make_parts(struct fan_op *o)
@@ -494,9 +491,7 @@ static void fan_look(struct door_op *op, uint64_t now_ms)
     }
     door_op_wait(op, now_ms); /* For what hangs; a look without anything to do is cheap. */
     for (size_t i = 0; i < o->parts_count; i++) {
-        if (wants_another(o, &o->parts[i], now_ms)) {
-            choose_target(o, &o->parts[i]);
-        }
+        o->parts[i].target = next_target(o, &o->parts[i], now_ms);
     }
     for (size_t i = 0; i < o->parts_count; i++) {
         otr_node target = o->parts[i].target;

@@ -5,6 +5,13 @@
 
 #include <stdlib.h>
 
+struct get_op;
+
+struct attempt {
+    struct get_op *op;
+    otr_node target;
+};
+
 struct get_op {
     struct door_op op;
     struct door_get g;
@@ -14,10 +21,9 @@ struct get_op {
     otr_shard shard;
     bool routed;
     struct door_tried tried;
-    uint32_t open;
-    otr_node asked;
-    uint64_t asked_ms;
-    int status; /* of the newest failure */
+    struct door_open open;
+    uint64_t asked_ms; /* 0: the newest attempt failed */
+    int status;        /* of the newest failure */
     struct otr_errmsg msg;
 };
 
@@ -42,29 +48,31 @@ static void get_failed(struct get_op *o, int status, const char *message)
     uint64_t now_ms = clock_now_ms();
 
     o->status = status;
+    o->asked_ms = 0;
     otr_errmsg_set(&o->msg, "%s", message != NULL && message[0] != '\0' ? message : otr_strerror(status));
     if (status == OTR_INVALID || (status == OTR_NOTFOUND && now_ms - o->op.started_ms >= DOOR_NOTFOUND_MS)) {
         o->op.deadline_ms = now_ms; /* No other replica will say anything else. */
-    } else if (o->routed && o->open == 0 && somebody_left(o)) {
+    } else if (o->routed && o->open.count == 0 && somebody_left(o)) {
         get_look(&o->op, now_ms);
     }
     door_op_wait(&o->op, now_ms);
 }
 
-static bool get_returned(struct get_op *o)
+static bool get_returned(struct attempt *a)
 {
-    if (!door_op_returned(&o->op)) {
+    if (!door_op_returned(&a->op->op)) {
         return false;
     }
-    o->open--;
+    door_open_remove(&a->op->open, a->target);
     return true;
 }
 
 static void get_done(void *data, int status, const struct otr_point *points, size_t count, const struct otr_errmsg *msg)
 {
-    struct get_op *o = data;
+    struct attempt *a = data;
+    struct get_op *o = a->op;
 
-    if (!get_returned(o)) {
+    if (!get_returned(a)) {
         return;
     }
     if (status != 0) {
@@ -93,10 +101,11 @@ static int read_reply(struct get_op *o, const Outrigger__V1__GetReply *reply, st
 static void get_remote_done(void *data, int status, const ProtobufCMessage *message, const struct otr_errmsg *msg)
 {
     const Outrigger__V1__GetReply *reply = (const Outrigger__V1__GetReply *)(const void *)message;
-    struct get_op *o = data;
+    struct attempt *a = data;
+    struct get_op *o = a->op;
     struct otr_point point;
 
-    if (!get_returned(o)) {
+    if (!get_returned(a)) {
         return;
     }
     if (status != 0) {
@@ -112,9 +121,9 @@ static void get_remote_done(void *data, int status, const ProtobufCMessage *mess
     }
 }
 
-static int get_remote(struct get_op *o, otr_node target, uint32_t timeout_ms)
+static int get_remote(struct get_op *o, struct attempt *a, uint32_t timeout_ms)
 {
-    struct peer_link *link = node_link(o->op.node, target);
+    struct peer_link *link = node_link(o->op.node, a->target);
     struct otr_position position = door_after(o->g.after, o->shard);
     Outrigger__V1__GetRequest request = OUTRIGGER__V1__GET_REQUEST__INIT;
     Outrigger__V1__Position after = OUTRIGGER__V1__POSITION__INIT;
@@ -136,10 +145,10 @@ static int get_remote(struct get_op *o, otr_node target, uint32_t timeout_ms)
         request.n_after = 1;
         request.after = afters;
     }
-    return peer_link_call(link, PEER_GET, &request.base, timeout_ms, get_remote_done, o);
+    return peer_link_call(link, PEER_GET, &request.base, timeout_ms, get_remote_done, a);
 }
 
-static int get_local(struct get_op *o, uint32_t timeout_ms)
+static int get_local(struct get_op *o, struct attempt *a, uint32_t timeout_ms)
 {
     struct node_get get = {
         .shard = o->shard,
@@ -151,32 +160,57 @@ static int get_local(struct get_op *o, uint32_t timeout_ms)
         .timeout_ms = timeout_ms,
     };
 
-    return node_get(o->op.node, &get, get_done, o);
+    return node_get(o->op.node, &get, get_done, a);
 }
 
-/* Whether the attempts under way leave reason for another one: the primary is another node now, or nothing came for
- * long. */
-static bool wants_another(struct get_op *o, uint64_t now_ms)
+/* Whom to ask now, OTR_NODE_NONE: nobody. While attempts are under way: a primary that is not among those asked; or,
+ * for the other reads, one more replica when nothing came for long. */
+static otr_node next_target(struct get_op *o, uint64_t now_ms)
 {
     otr_node primary = node_primary(o->op.node, o->shard);
+    otr_node target;
 
-    if (o->open == 0) {
-        return true;
+    if (o->open.count == DOOR_OPEN_MAX) {
+        return OTR_NODE_NONE;
     }
-    if (o->open >= DOOR_OPEN_MAX) {
-        return false;
+    if (o->open.count != 0 && o->g.consistency == NODE_LINEARIZABLE) {
+        return door_open_has(&o->open, primary) ? OTR_NODE_NONE : primary;
     }
-    if (o->g.consistency == NODE_LINEARIZABLE) {
-        return primary != OTR_NODE_NONE && primary != o->asked;
+    if (o->open.count != 0 && now_ms - o->asked_ms < DOOR_HEDGE_MS) {
+        return OTR_NODE_NONE;
     }
-    return now_ms - o->asked_ms >= DOOR_HEDGE_MS;
+    target = door_read_target(o->op.node, o->shard, o->g.consistency, false, &o->tried);
+    if (target == OTR_NODE_NONE && o->open.count == 0) {
+        o->tried.count = 0; /* From the start again; failures and looks are DOOR_RETRY_MIN_MS apart then. */
+        target = door_read_target(o->op.node, o->shard, o->g.consistency, false, &o->tried);
+    }
+    return target;
+}
+
+static void attempt_start(struct get_op *o, otr_node target, uint64_t now_ms)
+{
+    struct attempt *a = arena_alloc(&o->op.arena, sizeof *a);
+    int rv = OTR_NOMEM;
+
+    door_tried_add(&o->tried, target);
+    if (a != NULL) {
+        *a = (struct attempt){.op = o, .target = target};
+        rv = target == node_self(o->op.node) ? get_local(o, a, door_op_left_ms(&o->op, now_ms))
+                                             : get_remote(o, a, door_op_left_ms(&o->op, now_ms));
+    }
+    if (rv != 0) {
+        get_failed(o, rv, NULL);
+        return;
+    }
+    o->asked_ms = now_ms;
+    door_open_add(&o->open, target);
+    o->op.attempts_open++;
 }
 
 static void get_look(struct door_op *op, uint64_t now_ms)
 {
     struct get_op *o = (struct get_op *)op;
     otr_node target;
-    int rv;
 
     if (!o->routed) {
         o->routed = topology_route(node_topology(op->node), point_hash(o->id.id, o->id.id_bytes), &o->shard);
@@ -186,29 +220,12 @@ static void get_look(struct door_op *op, uint64_t now_ms)
         }
     }
     door_op_wait(op, now_ms);
-    if (!wants_another(o, now_ms)) {
-        return;
-    }
-    target = door_read_target(op->node, o->shard, o->g.consistency, false, &o->tried);
-    if (target == OTR_NODE_NONE) {
-        o->tried.count = 0; /* From the start again; failures and looks are DOOR_RETRY_MIN_MS apart then. */
-        target = door_read_target(op->node, o->shard, o->g.consistency, false, &o->tried);
-    }
-    if (target == OTR_NODE_NONE) {
+    target = next_target(o, now_ms);
+    if (target != OTR_NODE_NONE) {
+        attempt_start(o, target, now_ms);
+    } else if (o->open.count == 0) {
         get_failed(o, OTR_UNAVAIL, "no replica of the shard can be asked now");
-        return;
     }
-    door_tried_add(&o->tried, target);
-    rv = target == node_self(op->node) ? get_local(o, door_op_left_ms(op, now_ms))
-                                       : get_remote(o, target, door_op_left_ms(op, now_ms));
-    if (rv != 0) {
-        get_failed(o, rv, NULL);
-        return;
-    }
-    o->asked = target;
-    o->asked_ms = now_ms;
-    o->open++;
-    op->attempts_open++;
 }
 
 static void get_finish(struct door_op *op, int status)
@@ -218,7 +235,7 @@ static void get_finish(struct door_op *op, int status)
     if (o->cb == NULL) {
         return;
     }
-    if (status == OTR_TIMEOUT && o->status != 0 && o->status != OTR_UNREACHABLE && o->open == 0) {
+    if (status == OTR_TIMEOUT && o->status != 0 && o->status != OTR_UNREACHABLE && o->open.count == 0) {
         status = o->status;
     }
     if (o->msg.text[0] == '\0') {

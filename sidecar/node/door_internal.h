@@ -71,6 +71,16 @@ otr_node door_read_target(struct node *n, otr_shard shard, enum node_consistency
                           const struct door_tried *tried);
 void door_tried_add(struct door_tried *tried, otr_node node);
 
+/* Nodes whose answer for a part is still to come. One that never comes (a frozen process) must not keep others from
+ * being asked, however often those fail at first: a new primary refuses until it has taken over. */
+struct door_open {
+    otr_node nodes[DOOR_OPEN_MAX];
+    uint32_t count;
+};
+bool door_open_has(const struct door_open *open, otr_node node);
+void door_open_add(struct door_open *open, otr_node node); /* not more than DOOR_OPEN_MAX */
+void door_open_remove(struct door_open *open, otr_node node);
+
 /* The shards that make up the whole hash space, ascending, in the arena; OTR_UNAVAIL while they are not all known. */
 int door_shards(struct node *n, struct arena *arena, otr_shard **shards, size_t *count);
 

@@ -20,9 +20,8 @@ struct part {
     size_t body_bytes;
     bool resolved;
     bool uncertain;
-    uint32_t open;
-    otr_node asked; /* by the newest attempt */
-    int refused;    /* for good; decides when no attempt is open any more */
+    struct door_open open;
+    int refused; /* for good; decides when no attempt is open any more */
 };
 
 struct write_op {
@@ -40,6 +39,7 @@ struct write_op {
 struct attempt {
     struct write_op *op;
     struct part *part;
+    otr_node target;
 };
 
 /* --- grouping ----------------------------------------------------------------------------------------------------- */
@@ -207,7 +207,7 @@ static void part_failed(struct write_op *o, struct part *part, int status, const
     } else if (!refused_for_now(status) && status != OTR_NOTFOUND) {
         part->uncertain = true;
     }
-    if (part->refused != 0 && part->open == 0) {
+    if (part->refused != 0 && part->open.count == 0) {
         resolve(o, part, part->refused, part->uncertain ? DOOR_APPLIED_UNKNOWN : DOOR_NOT_APPLIED);
     } else {
         door_op_wait(&o->op, now_ms);
@@ -229,7 +229,7 @@ static bool attempt_returned(struct attempt *a)
     if (!door_op_returned(&a->op->op)) {
         return false;
     }
-    a->part->open--;
+    door_open_remove(&a->part->open, a->target);
     return !a->part->resolved;
 }
 
@@ -299,10 +299,9 @@ static void attempt_start(struct write_op *o, struct part *part, otr_node target
     struct attempt *a = arena_alloc(&o->op.arena, sizeof *a);
     int rv = OTR_NOMEM;
 
-    part->asked = target;
     o->attempts += target != OTR_NODE_NONE;
     if (a != NULL) {
-        *a = (struct attempt){.op = o, .part = part};
+        *a = (struct attempt){.op = o, .part = part, .target = target};
         if (target == OTR_NODE_NONE) {
             rv = OTR_UNAVAIL;
         } else if (target == node_self(o->op.node)) {
@@ -313,7 +312,7 @@ static void attempt_start(struct write_op *o, struct part *part, otr_node target
         }
     }
     if (rv == 0) {
-        part->open++;
+        door_open_add(&part->open, target);
         o->op.attempts_open++;
     } else {
         /* Not started, so nothing can come of it, whatever the reason. */
@@ -349,8 +348,8 @@ static void write_look(struct door_op *op, uint64_t now_ms)
         /* While an attempt is under way another one makes sense only with another primary: the one asked may never
          * answer (frozen, cut off), and the request id makes the second harmless. */
         primary = node_primary(op->node, part->result.shard);
-        if (part->open == 0 ||
-            (primary != OTR_NODE_NONE && primary != part->asked && part->open < DOOR_OPEN_MAX && part->refused == 0)) {
+        if (part->open.count == 0 || (primary != OTR_NODE_NONE && !door_open_has(&part->open, primary) &&
+                                      part->open.count < DOOR_OPEN_MAX && part->refused == 0)) {
             attempt_start(o, part, primary, now_ms);
         }
     }
@@ -381,7 +380,7 @@ static int weight(int status)
 /* The deadline: what is not resolved is certain only if every attempt was refused (PROTOCOL Q3). */
 static void give_up(struct write_op *o, struct part *part, int status)
 {
-    if (part->uncertain || part->open > 0) {
+    if (part->uncertain || part->open.count > 0) {
         if (part->result.message[0] == '\0') {
             snprintf(part->result.message, sizeof part->result.message, "no answer from the shard's primary in time");
         }

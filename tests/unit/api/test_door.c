@@ -176,6 +176,28 @@ Test(door, a_primary_that_hangs_is_left_for_its_successor)
     run_for(&f.loop, 20);
 }
 
+/* The successor is known before it has taken over: its first refusals must not end the asking. */
+Test(door, a_successor_that_refuses_at_first_is_asked_again)
+{
+    otr_shard shard = 1;
+    uint64_t start_ms;
+
+    fake_plan(f.w, 2, 1, FAKE_HANG, 0);
+    start_write(RECORD_PUT, &shard, 1, 5000);
+    run_for(&f.loop, 30);
+    for (int i = 0; i < 3; i++) {
+        fake_plan(f.w, 3, 1, FAKE_REFUSE, OTR_UNAVAIL);
+    }
+    fake_primary(f.w, 1, 3);
+    fake_change(f.w);
+    start_ms = clock_now_ms();
+    wait_done();
+    cr_assert(eq(int, f.status, 0));
+    cr_assert(lt(u64, clock_now_ms() - start_ms, 1000));
+    fake_release(f.w, OTR_UNKNOWN);
+    run_for(&f.loop, 20);
+}
+
 Test(door, a_lost_answer_is_asked_for_again_and_applied_once)
 {
     fake_plan(f.w, 1, 0, FAKE_LOSE, OTR_UNKNOWN);
@@ -465,6 +487,8 @@ Test(door, a_stale_replica_is_passed_over_at_once)
 
 Test(door, a_get_follows_a_failover)
 {
+    uint64_t start_ms;
+
     put(1, 1000);
     fake_primary(f.w, 1, 0);
     start_get(1, NODE_LINEARIZABLE, 5000);
@@ -478,10 +502,14 @@ Test(door, a_get_follows_a_failover)
     fake_plan(f.w, 3, 1, FAKE_HANG, 0);
     start_get(1, NODE_LINEARIZABLE, 5000);
     run_for(&f.loop, 20);
+    fake_plan(f.w, 1, 1, FAKE_REFUSE, OTR_NOTPRIMARY); /* Not yet. */
+    fake_plan(f.w, 1, 1, FAKE_REFUSE, OTR_UNAVAIL);
     fake_primary(f.w, 1, 1);
     fake_change(f.w);
+    start_ms = clock_now_ms();
     wait_done();
     cr_assert(f.found);
+    cr_assert(lt(u64, clock_now_ms() - start_ms, 1000));
     fake_release(f.w, OTR_CANCELED);
     run_for(&f.loop, 10);
 }
@@ -490,8 +518,10 @@ Test(door, a_bounded_get_hedges_a_replica_that_hangs)
 {
     put(1, 1000);
     fake_plan(f.w, 1, 1, FAKE_HANG, 0);
+    fake_plan(f.w, 2, 1, FAKE_REFUSE, OTR_UNAVAIL); /* The second does not answer for the first; the third does. */
     get(1, NODE_BOUNDED, 5000);
     cr_assert(f.found);
+    cr_assert(eq(uint, fake_calls(f.w, 3), 1));
 }
 
 Test(door, a_get_ends_at_its_deadline_with_words)
@@ -651,6 +681,25 @@ Test(door, a_search_hedges_a_replica_that_hangs)
     start_search(10, NODE_BOUNDED, 5000);
     wait_done();
     check_page(10);
+    fake_release(f.w, 0);
+    run_for(&f.loop, 10);
+}
+
+Test(door, a_search_follows_a_failover)
+{
+    uint64_t start_ms = clock_now_ms();
+
+    fill();
+    fake_plan(f.w, 2, 1, FAKE_HANG, 0);
+    start_search(10, NODE_LINEARIZABLE, 5000);
+    run_for(&f.loop, 20);
+    fake_plan(f.w, 3, 1, FAKE_REFUSE, OTR_UNAVAIL);
+    fake_plan(f.w, 3, 1, FAKE_REFUSE, OTR_NOTPRIMARY);
+    fake_primary(f.w, 1, 3);
+    fake_change(f.w);
+    wait_done();
+    check_page(10);
+    cr_assert(lt(u64, clock_now_ms() - start_ms, 1000));
     fake_release(f.w, 0);
     run_for(&f.loop, 10);
 }
