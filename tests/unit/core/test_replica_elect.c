@@ -71,6 +71,23 @@ Test(replica_elect, a_primary_that_is_heard_after_its_death_lives)
     fixture_close(&f);
 }
 
+/* Whoever asks about the primary does not hear it any more: no need to ask back. */
+Test(replica_elect, a_question_from_a_member_takes_back_its_answer)
+{
+    struct fixture f = fixture_follower(3);
+    struct replica_msg ask = {.type = REPLICA_MSG_ASK, .epoch = 1, .generation = 1};
+
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    step_answer(&f, 3, asked(&f, 3), at3, true, false);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    ask.ask.nonce = 1;
+    ask.ask.primary = 2;
+    ask.ask.incarnation = 21;
+    step(&f, (struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = 3, .msg = &ask}});
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 1));
+    fixture_close(&f);
+}
+
 Test(replica_elect, nobody_stands_while_another_member_hears_the_primary)
 {
     struct fixture f = fixture_follower(3);
