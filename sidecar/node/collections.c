@@ -2,8 +2,9 @@
  *
  * Making and deleting one is a transaction on collections/<name>. The points of a deleted one are dropped through the
  * log, so that all replicas do it at the same index: each primary writes a DROP entry for every collection that its
- * store holds and the coordinator does not know, when it sees the deletion, and when it becomes primary. It first asks
- * the coordinator, for its own view may merely lag behind a collection just made. */
+ * store holds and the coordinator does not know. It looks when it sees a deletion, when it becomes primary, and now and
+ * then, for a DROP may have been refused. Its own view may merely lag behind a collection just made, so it first asks
+ * the coordinator: what a read that began after the points were seen does not show, is deleted. */
 #include "sidecar/node/node_internal.h"
 
 #include "sidecar/coord/keys.h"
@@ -13,7 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { GONE_MAX = 256 };
+enum { GONE_MAX = 256, CHECK_EVERY_MS = 1000 };
 
 struct collections {
     struct node *node;
@@ -25,6 +26,8 @@ struct collections {
     uint64_t asked, answered; /* numbers of full reads */
     bool reading;
     uint64_t reading_number;
+    uint64_t reading_began; /* coordinator_revision then */
+    uint64_t checked_ms;
     struct otr_get_req get;
     struct later later;
     bool check_queued;
@@ -51,7 +54,9 @@ void collections_free(struct node *n)
     n->collections = NULL;
 }
 
-void collections_gone(struct node *n, const struct topology_collection *c)
+/* The topology is about to lose it: its name is remembered for the engines' sake, its id because it never comes back,
+ * whatever an answer says that has been long under way. */
+static void note_gone(struct node *n, const struct topology_collection *c)
 {
     struct collections *cs = state(n);
     size_t at = cs->gone_count++ % GONE_MAX;
@@ -60,21 +65,64 @@ void collections_gone(struct node *n, const struct topology_collection *c)
     memcpy(cs->gone[at].name, c->name, sizeof c->name);
 }
 
-const char *collections_name(struct node *n, uint64_t id)
+static const char *gone_name(struct node *n, uint64_t id)
 {
     struct collections *cs = state(n);
-    const struct topology_collection *c = topology_collection_by_id(n->topology, id);
     size_t count = cs->gone_count < GONE_MAX ? cs->gone_count : GONE_MAX;
 
-    if (c != NULL) {
-        return c->name;
-    }
     for (size_t i = 0; i < count; i++) {
         if (cs->gone[i].id == id) {
             return cs->gone[i].name;
         }
     }
     return NULL;
+}
+
+const char *collections_name(struct node *n, uint64_t id)
+{
+    const struct topology_collection *c = topology_collection_by_id(n->topology, id);
+
+    return c != NULL ? c->name : gone_name(n, id);
+}
+
+/* --- the view
+ * ----------------------------------------------------------------------------------------------------------- */
+
+void collections_take(struct node *n, const char *name, const struct otr_kv *kv)
+{
+    const struct topology_collection *old = topology_collection(n->topology, name);
+    struct topology_collection c = {0};
+    struct otr_errmsg msg = {0};
+    int rv = value_collection_parse(kv->value, &c, &msg);
+
+    if (rv == 0) {
+        memset(c.name, 0, sizeof c.name);
+        snprintf(c.name, sizeof c.name, "%s", name);
+        c.revision = kv->revision;
+        if ((old != NULL && old->revision > c.revision) || gone_name(n, c.id) != NULL) {
+            return; /* something else was faster */
+        }
+        if (old != NULL && old->id != c.id) {
+            note_gone(n, old);
+        }
+        rv = topology_collection_set(n->topology, &c);
+    }
+    if (rv == OTR_NOMEM) {
+        node_fatal(n, "out of memory");
+    } else if (rv != 0) {
+        LOG_LIMITED(LOG_ERROR, "", "key %s: %s", kv->key, msg.text[0] != '\0' ? msg.text : otr_strerror(rv));
+    }
+}
+
+void collections_forget(struct node *n, const char *name, uint64_t revision)
+{
+    const struct topology_collection *c = topology_collection(n->topology, name);
+
+    if (c != NULL && c->revision <= revision) {
+        note_gone(n, c);
+        topology_collection_forget(n->topology, name);
+        collections_changed(n);
+    }
 }
 
 /* --- asking for all
@@ -86,22 +134,12 @@ static void ask(struct node *n);
 static void take(struct node *n, const struct otr_get_result *result)
 {
     for (size_t i = 0; i < result->kvs_count; i++) {
-        const struct otr_kv *kv = &result->kvs[i];
-        struct topology_collection c = {0};
         struct key key;
-        struct otr_errmsg msg;
 
-        key_parse(n->cluster, kv->key, &key);
-        if (key.kind != KEY_COLLECTION) {
-            continue;
+        key_parse(n->cluster, result->kvs[i].key, &key);
+        if (key.kind == KEY_COLLECTION) {
+            collections_take(n, key.name, &result->kvs[i]);
         }
-        if (value_collection_parse(kv->value, &c, &msg) != 0) {
-            LOG_LIMITED(LOG_WARN, "", "collection %s: %s", key.name, msg.text);
-            continue;
-        }
-        memcpy(c.name, key.name, sizeof c.name);
-        c.revision = kv->revision;
-        (void)topology_collection_set(n->topology, &c);
     }
 }
 
@@ -116,7 +154,7 @@ static void on_all(struct otr_get_req *req, int status, const struct otr_get_res
     if (n->closing) {
         return;
     }
-    if (status == 0) {
+    if (status == 0 && coordinator_check_answer(n, result, cs->reading_began)) {
         take(n, result);
         cs->answered = cs->reading_number;
         for (otr_shard i = 0; i < n->shards_top; i++) {
@@ -137,10 +175,11 @@ static void ask(struct node *n)
     struct collections *cs = state(n);
     char prefix[KEY_MAX];
 
-    if (cs->reading || n->closing) {
+    if (cs->reading || n->closing || coordinator_regressed(n)) {
         return;
     }
     key_collection(prefix, n->cluster, "");
+    cs->reading_began = coordinator_revision(n);
     cs->get.data = cs;
     cs->reading_number = cs->asked;
     cs->reading = n->backend_ops->get(n->backend, &cs->get, prefix, on_all) == 0;
@@ -171,69 +210,80 @@ bool collections_answered(const struct node *n, uint64_t asked)
 /* --- dropping
  * ---------------------------------------------------------------------------------------------------------- */
 
-struct drop_scan {
-    struct shard *shard;
-    uint64_t ids[64];
-    size_t count;
-};
-
 static void find_gone(uint64_t collection, uint64_t count, void *data)
 {
-    struct drop_scan *scan = data;
+    struct shard *s = data;
 
     (void)count;
-    if (scan->count < sizeof scan->ids / sizeof scan->ids[0] &&
-        topology_collection_by_id(scan->shard->node->topology, collection) == NULL) {
-        scan->ids[scan->count++] = collection;
+    if (s->gone.count < sizeof s->gone.ids / sizeof s->gone.ids[0] &&
+        topology_collection_by_id(s->node->topology, collection) == NULL) {
+        s->gone.ids[s->gone.count++] = collection;
     }
 }
 
 static void drop_gone(struct shard *s)
 {
-    struct drop_scan scan = {.shard = s};
+    struct replica_status status;
 
-    store_collections(s->store, find_gone, &scan);
-    for (size_t i = 0; i < scan.count; i++) {
-        log_info(s->subject, "collection %016llx is deleted: dropping its points", (unsigned long long)scan.ids[i]);
-        (void)write_internal(s, RECORD_DROP, (const uint8_t *)&scan.ids[i], sizeof scan.ids[i]);
+    for (size_t i = 0; i < s->gone.count; i++) {
+        if (topology_collection_by_id(s->node->topology, s->gone.ids[i]) == NULL) {
+            log_info(s->subject, "collection %016llx is deleted: dropping its points",
+                     (unsigned long long)s->gone.ids[i]);
+            (void)write_internal(s, RECORD_DROP, (const uint8_t *)&s->gone.ids[i], sizeof s->gone.ids[i]);
+        }
     }
+    replica_status(s->replica, 0, &status);
+    s->gone.count = 0;
+    s->gone.epoch = s->epoch;
+    s->gone.index = status.last.index;
 }
 
-static bool any_gone(struct shard *s)
+static void check_shard(struct shard *s)
 {
-    struct drop_scan scan = {.shard = s};
-
-    store_collections(s->store, find_gone, &scan);
-    return scan.count > 0;
-}
-
-static void check_all(struct later *l)
-{
-    struct collections *cs = (struct collections *)((char *)l - offsetof(struct collections, later));
-    struct node *n = cs->node;
-    bool asked = false;
-
-    cs->check_queued = false;
-    if (n->closing || !topology_config(n->topology)->known) {
+    if (s->role != REPLICA_PRIMARY) {
+        s->gone.count = 0;
         return;
     }
-    for (otr_shard i = 0; i < n->shards_top; i++) {
-        struct shard *s = n->shards[i];
-        if (s == NULL || s->replica == NULL || s->role != REPLICA_PRIMARY || !any_gone(s)) {
-            continue;
+    if (s->gone.epoch == s->epoch && s->stored < s->gone.index) {
+        return; /* what was written is not in the store yet */
+    }
+    if (s->gone.count == 0) {
+        store_collections(s->store, find_gone, s);
+        if (s->gone.count > 0) {
+            s->gone.asked = collections_ask(s->node);
         }
-        /* Nothing is dropped on the word of a view that may lag: a full read must have answered since the last
-         * question. */
-        if (cs->asked == cs->answered && cs->asked > 1) {
-            drop_gone(s);
-            asked = true;
-        } else {
-            (void)collections_ask(n);
-            return;
+    } else if (collections_answered(s->node, s->gone.asked)) {
+        drop_gone(s);
+    }
+}
+
+static void check_all(struct node *n)
+{
+    for (otr_shard i = 0; i < n->shards_top && topology_config(n->topology)->known; i++) {
+        struct shard *s = node_shard(n, i);
+        if (s != NULL) {
+            check_shard(s);
         }
     }
-    if (asked) {
-        cs->asked++; /* the next decision needs a read of its own */
+}
+
+static void check_later(struct later *l)
+{
+    struct collections *cs = (struct collections *)((char *)l - offsetof(struct collections, later));
+
+    cs->check_queued = false;
+    if (!cs->node->closing) {
+        check_all(cs->node);
+    }
+}
+
+void collections_tick(struct node *n, uint64_t now_ms)
+{
+    struct collections *cs = state(n);
+
+    if (now_ms - cs->checked_ms >= CHECK_EVERY_MS) {
+        cs->checked_ms = now_ms;
+        check_all(n);
     }
 }
 
@@ -243,7 +293,7 @@ void collections_changed(struct node *n)
 
     if (!cs->check_queued) {
         cs->check_queued = true;
-        later_run(n, &cs->later, check_all);
+        later_run(n, &cs->later, check_later);
     }
     node_changed(n);
 }
@@ -260,6 +310,7 @@ struct collection_call {
     struct node *node;
     struct otr_get_req get;
     struct otr_txn_req txn;
+    uint64_t began_revision; /* coordinator_revision when the read began */
     struct topology_collection collection;
     bool deleting;
     node_status_cb cb;
@@ -298,45 +349,56 @@ static const struct otr_kv *pick(const struct otr_get_result *result, const char
     return NULL;
 }
 
-static void forget(struct node *n, const char *name)
+/* What a read of the one key shows into the view; NULL: there is no such key. */
+static const struct otr_kv *take_one(struct collection_call *call, const struct otr_get_result *result)
 {
-    const struct topology_collection *c = topology_collection(n->topology, name);
+    struct node *n = call->node;
+    const struct otr_kv *kv;
+    char key[KEY_MAX];
 
-    if (c != NULL) {
-        collections_gone(n, c);
-        topology_collection_forget(n->topology, name);
-        collections_changed(n);
+    key_collection(key, n->cluster, call->collection.name);
+    kv = pick(result, key);
+    if (kv != NULL) {
+        take(n, result);
+    } else {
+        collections_forget(n, call->collection.name, result->revision);
     }
+    return kv;
+}
+
+/* PROTOCOL D4: an answer of a coordinator that is not the one it was is none. */
+static int answer_status(struct collection_call *call, int status, const struct otr_get_result *result)
+{
+    return status == 0 && !coordinator_check_answer(call->node, result, call->began_revision) ? OTR_UNREACHABLE
+                                                                                              : status;
 }
 
 static void on_refreshed(struct otr_get_req *req, int status, const struct otr_get_result *result,
                          const struct otr_errmsg *msg)
 {
     struct collection_call *call = req->data;
-    struct node *n = call->node;
-    const struct otr_kv *kv;
-    char key[KEY_MAX];
 
-    if (status != 0) {
-        call_end(call, status, msg);
-        return;
+    status = answer_status(call, status, result);
+    if (status == 0) {
+        status = take_one(call, result) != NULL ? 0 : OTR_NOTFOUND;
     }
-    key_collection(key, n->cluster, call->collection.name);
-    kv = pick(result, key);
-    if (kv != NULL) {
-        take(n, result);
-    }
-    call_end(call, kv != NULL ? 0 : OTR_NOTFOUND, msg);
+    call_end(call, status, msg);
 }
 
 static int get_one(struct collection_call *call, otr_get_cb cb)
 {
     struct node *n = call->node;
     char key[KEY_MAX];
-    int rv;
 
     key_collection(key, n->cluster, call->collection.name);
-    rv = n->backend_ops->get(n->backend, &call->get, key, cb);
+    return n->backend_ops->get(n->backend, &call->get, key, cb);
+}
+
+/* A call that begins with a look. On failure `call` is gone. */
+static int call_start(struct collection_call *call, otr_get_cb cb)
+{
+    int rv = get_one(call, cb);
+
     if (rv != 0) {
         free(call);
     }
@@ -347,7 +409,7 @@ int node_collection_refresh(struct node *n, const char *name, node_status_cb cb,
 {
     struct collection_call *call = call_new(n, name, cb, data);
 
-    return call == NULL ? OTR_NOMEM : get_one(call, on_refreshed);
+    return call == NULL ? OTR_NOMEM : call_start(call, on_refreshed);
 }
 
 /* An unknown outcome is looked up: the id in the value tells whose it is. */
@@ -355,25 +417,36 @@ static void on_looked_up(struct otr_get_req *req, int status, const struct otr_g
                          const struct otr_errmsg *msg)
 {
     struct collection_call *call = req->data;
-    struct node *n = call->node;
     const struct topology_collection *c;
     const struct otr_kv *kv;
-    char key[KEY_MAX];
 
-    if (status != 0) {
+    if (answer_status(call, status, result) != 0) {
         call_end(call, OTR_UNKNOWN, msg);
         return;
     }
-    key_collection(key, n->cluster, call->collection.name);
-    kv = pick(result, key);
-    take(n, result);
-    c = topology_collection(n->topology, call->collection.name);
+    kv = take_one(call, result);
+    c = topology_collection(call->node->topology, call->collection.name);
     if (call->deleting) {
         call_end(call, kv == NULL ? 0 : OTR_UNKNOWN, msg);
     } else if (kv != NULL && c != NULL && c->id == call->collection.id) {
         call_end(call, 0, msg);
     } else {
         call_end(call, kv != NULL ? OTR_EXISTS : OTR_UNKNOWN, msg);
+    }
+}
+
+/* Into the view, unless the watch has shown it and what became of it since. */
+static void made(struct collection_call *call)
+{
+    struct node *n = call->node;
+    const struct topology_collection *old = topology_collection(n->topology, call->collection.name);
+
+    if ((old == NULL || old->revision < call->collection.revision) && gone_name(n, call->collection.id) == NULL) {
+        if (old != NULL && old->id != call->collection.id) {
+            note_gone(n, old);
+        }
+        (void)topology_collection_set(n->topology, &call->collection);
+        node_changed(n);
     }
 }
 
@@ -385,16 +458,13 @@ static void on_txn(struct otr_txn_req *req, int status, uint64_t revision, const
     if (status == 0) {
         call->collection.revision = revision;
         if (call->deleting) {
-            forget(n, call->collection.name);
+            collections_forget(n, call->collection.name, revision);
         } else {
-            (void)topology_collection_set(n->topology, &call->collection);
-            node_changed(n);
+            made(call);
         }
     }
-    if (status == OTR_UNKNOWN && n->backend_ops->get != NULL) {
-        if (get_one(call, on_looked_up) == 0) {
-            return;
-        }
+    if (status == OTR_UNKNOWN && get_one(call, on_looked_up) == 0) {
+        return;
     }
     call_end(call, status == OTR_CONFLICT ? (call->deleting ? OTR_UNAVAIL : OTR_EXISTS) : status, msg);
 }
@@ -441,18 +511,17 @@ static void on_delete_read(struct otr_get_req *req, int status, const struct otr
     char key[KEY_MAX];
     int rv;
 
+    status = answer_status(call, status, result);
     if (status != 0) {
         call_end(call, status, msg);
         return;
     }
-    key_collection(key, n->cluster, call->collection.name);
-    kv = pick(result, key);
+    kv = take_one(call, result); /* its id is remembered when it is forgotten */
     if (kv == NULL) {
-        forget(n, call->collection.name);
         call_end(call, OTR_NOTFOUND, msg);
         return;
     }
-    take(n, result); /* its id is remembered when it is forgotten */
+    key_collection(key, n->cluster, call->collection.name);
     rv = n->backend_ops->txn(
         n->backend, &call->txn,
         &(struct otr_txn){
@@ -475,5 +544,5 @@ int node_collection_delete(struct node *n, const char *name, node_status_cb cb, 
         return OTR_NOMEM;
     }
     call->deleting = true;
-    return get_one(call, on_delete_read);
+    return call_start(call, on_delete_read);
 }

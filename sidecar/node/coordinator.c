@@ -3,8 +3,7 @@
  * Start: session_open and get(prefix) go out at once; the answer fills the topology, a watch goes on from its revision.
  * While the coordinator is away both keep trying; nothing that serves data waits for them (DESIGN 3.3). Session open:
  * live/<node> is put, bound to it; lost: a new one is opened, the leases are taken again by the core in the same epoch.
- * Our own live key is watched like any other: coordinators lose healthy leases. Transactions and reads of the shards'
- * descriptors are in coordinator_shard.c. */
+ * Our own live key is watched like any other: coordinators lose healthy leases. */
 #include "sidecar/node/coordinator.h"
 
 #include "sidecar/coord/keys.h"
@@ -71,321 +70,10 @@ void coordinator_brief(struct shard *s)
                   });
 }
 
-/* Makes our replica when the descriptor names us. Not before the settings are known: they come with the first timings.
- */
-static void ensure_replica(struct node *n, otr_shard id)
-{
-    struct topology_shard *t = topology_shard(n->topology, id);
-    struct shard *s;
-    int rv;
-
-    if (t == NULL || !t->known || !topology_config(n->topology)->known || node_shard(n, id) != NULL ||
-        !descriptor_has_replica(&t->descriptor, n->self)) {
-        return;
-    }
-    rv = shard_new(n, id, &s);
-    if (rv != 0) {
-        node_fatal(n, "shard %u: cannot make the replica: %s", id, otr_strerror(rv));
-        return;
-    }
-    log_info(s->subject, "replica opened: %llu entries stored", (unsigned long long)s->stored);
-    links_brief(s);
-    coordinator_brief(s);
-}
-
-/* --- one key into the topology
- * ----------------------------------------------------------------------------------------- */
-
-static void bad_value(const struct otr_kv *kv, const struct otr_errmsg *msg)
-{
-    LOG_LIMITED(LOG_ERROR, "", "key %s: %s", kv->key, msg->text);
-}
-
-static void take_config(struct node *n, const struct otr_kv *kv)
-{
-    struct topology_config config = {0};
-    struct otr_errmsg msg = {0};
-
-    if (value_config_parse(kv->value, &config, &msg) != 0) {
-        bad_value(kv, &msg);
-        return;
-    }
-    config.known = true;
-    *topology_config(n->topology) = config;
-    n->apply_wait_ms = config.apply_wait_ms != 0 ? config.apply_wait_ms : n->apply_wait_ms;
-    n->read_lag_ms = config.read_lag_ms != 0 ? config.read_lag_ms : n->read_lag_ms;
-    for (otr_shard i = 0; i < topology_shards_count(n->topology); i++) {
-        ensure_replica(n, i);
-    }
-}
-
-static void take_node(struct node *n, const char *name, const struct otr_kv *kv)
-{
-    struct topology_node *t = topology_node(n->topology, topology_intern(n->topology, name));
-    struct otr_errmsg msg = {0};
-
-    if (t != NULL && value_node_parse(kv->value, t, &msg) != 0) {
-        bad_value(kv, &msg);
-    } else if (t != NULL) {
-        t->registered = true;
-    }
-}
-
-static void take_live(struct coordinator *c, const char *name, const struct otr_kv *kv)
-{
-    struct node *n = c->node;
-    otr_node node = topology_intern(n->topology, name);
-    struct topology_node *t = topology_node(n->topology, node);
-    struct otr_errmsg msg = {0};
-
-    if (t == NULL) {
-        return;
-    }
-    if (value_live_parse(kv->value, t, &msg) != 0) {
-        bad_value(kv, &msg);
-        return;
-    }
-    t->live = true;
-    snprintf(t->session, sizeof t->session, "%s", kv->session);
-    links_update(n, node);
-    if (node == n->self && c->announced && t->incarnation != n->incarnation) {
-        log_error("", "another process calls itself %s: its incarnation %016llx stands in the coordinator", n->name,
-                  (unsigned long long)t->incarnation);
-    }
-}
-
-static void take_shard(struct node *n, otr_shard id, const struct otr_kv *kv)
-{
-    struct descriptor d;
-    const struct topology_shard *known = topology_shard(n->topology, id);
-    struct otr_errmsg msg = {0};
-    struct shard *s;
-
-    if (known != NULL && known->known && known->revision > kv->revision) {
-        return; /* a transaction's answer or a direct read was faster than the watch */
-    }
-    if (value_descriptor_parse(n->topology, kv->value, &d, &msg) != 0 || d.shard != id) {
-        bad_value(kv, &msg);
-        return;
-    }
-    if (topology_shard_set(n->topology, &d, kv->revision) != 0) {
-        node_fatal(n, "out of memory");
-        return;
-    }
-    s = node_shard(n, id);
-    if (s == NULL) {
-        ensure_replica(n, id);
-        return;
-    }
-    shard_feed(s, &(struct replica_event){
-                      .type = REPLICA_EV_DESCRIPTOR,
-                      .descriptor = {.descriptor = &d, .revision = kv->revision},
-                  });
-}
-
-static void take_lease(struct node *n, otr_shard id, const struct otr_kv *kv)
-{
-    const struct topology_shard *known = topology_shard(n->topology, id);
-    struct topology_lease lease = {0};
-    struct otr_errmsg msg = {0};
-    struct shard *s = node_shard(n, id);
-
-    if (kv != NULL && known != NULL && known->lease.present && known->lease.revision > kv->revision) {
-        return;
-    }
-    if (kv != NULL && value_lease_parse(n->topology, kv->value, &lease, &msg) != 0) {
-        bad_value(kv, &msg);
-        return;
-    }
-    if (kv != NULL) {
-        lease.present = true;
-        lease.revision = kv->revision;
-        snprintf(lease.session, sizeof lease.session, "%s", kv->session);
-    }
-    if (topology_lease_set(n->topology, id, &lease) != 0) {
-        node_fatal(n, "out of memory");
-        return;
-    }
-    if (s != NULL) {
-        coordinator_feed_lease(s, &lease);
-    }
-}
-
-static void take_collection(struct node *n, const char *name, const struct otr_kv *kv)
-{
-    struct topology_collection c = {0};
-    const struct topology_collection *old = topology_collection(n->topology, name);
-    struct otr_errmsg msg = {0};
-
-    if (value_collection_parse(kv->value, &c, &msg) != 0) {
-        bad_value(kv, &msg);
-        return;
-    }
-    memset(c.name, 0, sizeof c.name);
-    snprintf(c.name, sizeof c.name, "%s", name);
-    c.revision = kv->revision;
-    if (old != NULL && old->revision > kv->revision) {
-        return; /* a direct read was faster than the watch */
-    }
-    if (old != NULL && old->id != c.id) {
-        collections_gone(n, old);
-    }
-    if (topology_collection_set(n->topology, &c) != 0) {
-        node_fatal(n, "out of memory");
-    }
-    collections_changed(n);
-}
-
-static void take_put(struct coordinator *c, const struct otr_kv *kv)
-{
-    struct node *n = c->node;
-    struct key key;
-
-    key_parse(n->cluster, kv->key, &key);
-    switch (key.kind) {
-    case KEY_CONFIG:
-        take_config(n, kv);
-        break;
-    case KEY_NODE:
-        take_node(n, key.name, kv);
-        break;
-    case KEY_LIVE:
-        take_live(c, key.name, kv);
-        break;
-    case KEY_SHARD:
-        take_shard(n, key.shard, kv);
-        break;
-    case KEY_LEASE:
-        take_lease(n, key.shard, kv);
-        break;
-    case KEY_COLLECTION:
-        take_collection(n, key.name, kv);
-        break;
-    case KEY_CONTROLLER:
-    case KEY_SERVICE:
-    case KEY_OTHER:
-        break;
-    }
-}
-
-static void lose_live(struct coordinator *c, const char *name)
-{
-    struct node *n = c->node;
-    otr_node node = topology_intern(n->topology, name);
-    struct topology_node *t = topology_node(n->topology, node);
-
-    if (t == NULL) {
-        return;
-    }
-    t->live = false;
-    if (node == n->self && c->announced) {
-        log_warn("", "our live key is gone although the session stands: announcing again");
-        c->announced = false; /* the tick announces */
-    }
-}
-
-static void take_delete(struct coordinator *c, const char *text, uint64_t revision)
-{
-    struct node *n = c->node;
-    const struct topology_collection *old;
-    struct key key;
-
-    key_parse(n->cluster, text, &key);
-    switch (key.kind) {
-    case KEY_LIVE:
-        lose_live(c, key.name);
-        break;
-    case KEY_LEASE:
-        take_lease(n, key.shard, NULL);
-        break;
-    case KEY_COLLECTION:
-        old = topology_collection(n->topology, key.name);
-        if (old != NULL && old->revision <= revision) {
-            collections_gone(n, old);
-            topology_collection_forget(n->topology, key.name);
-            collections_changed(n);
-        }
-        break;
-    case KEY_CONFIG:
-    case KEY_SHARD:
-        log_error("", "key %s was deleted from the coordinator: restore it; topology cannot change until then", text);
-        break;
-    default:
-        break;
-    }
-}
-
-/* --- resync: what is not named any more is gone
- * ------------------------------------------------------------------------ */
-
-static int compare_text(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static void resync_forget(struct coordinator *c)
-{
-    for (size_t i = 0; i < c->named_count; i++) {
-        free(c->named[i]);
-    }
-    free(c->named);
-    c->named = NULL;
-    c->named_count = 0;
-}
-
-static void resync_note(struct coordinator *c, const char *key)
-{
-    char **grown = realloc(c->named, (c->named_count + 1) * sizeof *grown);
-
-    if (grown != NULL) {
-        c->named = grown;
-        grown[c->named_count] = strdup(key);
-    }
-    if (grown == NULL || grown[c->named_count] == NULL) {
-        node_fatal(c->node, "out of memory");
-        return;
-    }
-    c->named_count++;
-}
-
-static bool resync_named(const struct coordinator *c, const char *key)
-{
-    return c->named_count > 0 && bsearch(&key, c->named, c->named_count, sizeof *c->named, compare_text) != NULL;
-}
-
-static void resync_end(struct coordinator *c, uint64_t revision)
-{
-    struct node *n = c->node;
-    char key[KEY_MAX];
-
-    if (c->named_count > 0) {
-        qsort(c->named, c->named_count, sizeof *c->named, compare_text);
-    }
-    for (otr_node i = 1; i <= topology_nodes_count(n->topology); i++) {
-        key_live(key, n->cluster, topology_name(n->topology, i));
-        if (topology_node(n->topology, i)->live && !resync_named(c, key)) {
-            take_delete(c, key, revision);
-        }
-    }
-    for (otr_shard i = 0; i < topology_shards_count(n->topology); i++) {
-        struct topology_shard *t = topology_shard(n->topology, i);
-        key_lease(key, n->cluster, i);
-        if (t != NULL && t->lease.present && !resync_named(c, key)) {
-            take_delete(c, key, revision);
-        }
-    }
-    for (uint32_t i = topology_collections_count(n->topology); i > 0; i--) {
-        key_collection(key, n->cluster, topology_collection_at(n->topology, i - 1)->name);
-        if (!resync_named(c, key)) {
-            take_delete(c, key, revision);
-        }
-    }
-    resync_forget(c);
-    c->resyncing = false;
-}
-
 /* --- watch
  * ------------------------------------------------------------------------------------------------------------- */
+
+static void read_all(struct coordinator *c);
 
 static void on_watch(struct otr_watch *watch, int status, const struct otr_watch_event *event,
                      const struct otr_errmsg *msg)
@@ -403,21 +91,20 @@ static void on_watch(struct otr_watch *watch, int status, const struct otr_watch
     }
     switch (event->type) {
     case OTR_WATCH_PUT:
-        if (c->resyncing) {
-            resync_note(c, event->kv.key);
-        }
-        take_put(c, &event->kv);
+        coordinator_take_put(c, &event->kv);
         break;
     case OTR_WATCH_DELETE:
-        take_delete(c, event->kv.key, event->kv.revision);
+        coordinator_take_delete(c, event->kv.key, event->kv.revision);
         break;
     case OTR_WATCH_RESYNC:
+        /* Only a read tells whether this is still the coordinator that it was (PROTOCOL D4): nothing of the state that
+         * would follow is believed before. */
         log_warn("", "coordinator: history is gone: reading everything again");
-        resync_forget(c);
-        c->resyncing = true;
-        break;
+        n->backend_ops->watch_stop(n->backend, watch);
+        c->watching = false;
+        read_all(c);
+        return;
     case OTR_WATCH_RESYNC_END:
-        resync_end(c, event->revision);
         break;
     case OTR_WATCH_SILENT:
         log_warn("", "coordinator: the watch is silent");
@@ -429,31 +116,39 @@ static void on_watch(struct otr_watch *watch, int status, const struct otr_watch
     node_changed(n);
 }
 
-void coordinator_check_answer(struct node *n, const struct otr_get_result *result)
+uint64_t coordinator_revision(const struct node *n)
+{
+    return n->coordinator->revision;
+}
+
+bool coordinator_regressed(const struct node *n)
+{
+    return n->coordinator->regressed;
+}
+
+bool coordinator_check_answer(struct node *n, const struct otr_get_result *result, uint64_t began_revision)
 {
     struct coordinator *c = n->coordinator;
-    bool regressed = (c->identity != 0 && result->identity != c->identity) || result->revision < c->revision;
 
-    /* PROTOCOL D4. */
-    if (regressed && !c->regressed) {
+    if (!c->regressed && ((c->identity != 0 && result->identity != c->identity) || result->revision < began_revision)) {
         log_error(
             "",
             "the coordinator is not what it was (identity %016llx, was %016llx; revision %llu, was %llu): restored "
             "or replaced. Topology cannot change until it is set up again from the survivors",
             (unsigned long long)result->identity, (unsigned long long)c->identity, (unsigned long long)result->revision,
-            (unsigned long long)c->revision);
+            (unsigned long long)began_revision);
         c->regressed = true;
         tell_all(c);
     }
-    if (c->identity == 0) {
-        c->identity = result->identity;
+    if (c->regressed) {
+        return false;
     }
+    c->identity = result->identity;
     if (result->revision > c->revision) {
         c->revision = result->revision;
     }
+    return true;
 }
-
-static void read_all(struct coordinator *c);
 
 static void on_all(struct otr_get_req *req, int status, const struct otr_get_result *result,
                    const struct otr_errmsg *msg)
@@ -471,11 +166,10 @@ static void on_all(struct otr_get_req *req, int status, const struct otr_get_res
                     msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
         return; /* the tick tries again */
     }
-    coordinator_check_answer(n, result);
-    for (size_t i = 0; i < result->kvs_count; i++) {
-        take_put(c, &result->kvs[i]);
+    if (!coordinator_check_answer(n, result, c->reading_began)) {
+        return; /* what is known stays: primaries serve on with it (D4) */
     }
-    c->loaded = true;
+    coordinator_take_all(c, result);
     key_prefix(prefix, n->cluster);
     c->watch.data = c;
     c->watching = n->backend_ops->watch(n->backend, &c->watch, prefix, result->revision, on_watch) == 0;
@@ -492,19 +186,33 @@ static void read_all(struct coordinator *c)
 
     key_prefix(prefix, n->cluster);
     c->get.data = c;
+    c->reading_began = c->revision;
     c->reading_all = n->backend_ops->get(n->backend, &c->get, prefix, on_all) == 0;
 }
 
 /* --- announcing ourselves
  * ---------------------------------------------------------------------------------------------- */
 
+static void announce_step(struct coordinator *c);
+
+static void complain(const char *what, int status, const struct otr_errmsg *msg)
+{
+    LOG_LIMITED(LOG_WARN, "", "coordinator: cannot %s: %s; trying on", what,
+                msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
+}
+
 static void on_registered(struct otr_simple_req *req, int status, const struct otr_errmsg *msg)
 {
     struct coordinator *c = req->data;
 
-    (void)msg;
     c->registering = false;
-    c->registered = status == 0;
+    if (c->node->closing) {
+        return;
+    }
+    if (status != 0) {
+        complain("register the service", status, msg);
+    }
+    c->registered = status == 0 && c->registering_session == c->sessions;
 }
 
 static void register_service(struct coordinator *c)
@@ -516,16 +224,19 @@ static void register_service(struct coordinator *c)
 
     key_service(key, n->cluster, n->name);
     c->service_req.data = c;
+    c->registering_session = c->sessions;
     c->registering = n->backend_ops->service_register(n->backend, &c->session, &service, OTR_HEALTH_PASSING,
                                                       &c->service_req, on_registered) == 0;
 }
 
 static void on_node_put(struct otr_txn_req *req, int status, uint64_t revision, const struct otr_errmsg *msg)
 {
-    (void)req;
-    (void)status; /* CONFLICT: it is there already; the rest is tried again with the next session */
+    struct coordinator *c = req->data;
+
     (void)revision;
     (void)msg;
+    c->node_putting = false;
+    c->node_known = status == 0 || status == OTR_CONFLICT; /* conflict: it is there already */
 }
 
 static void put_node(struct coordinator *c)
@@ -542,15 +253,17 @@ static void put_node(struct coordinator *c)
         return;
     }
     key_node(key, n->cluster, n->name);
-    (void)n->backend_ops->txn(
-        n->backend, &c->node_req,
-        &(struct otr_txn){
-            .compares = &(struct otr_compare){.type = OTR_COMPARE_ABSENT, .key = key},
-            .compares_count = 1,
-            .ops = &(struct otr_op){.type = OTR_OP_PUT, .key = key, .value = value, .value_bytes = strlen(value)},
-            .ops_count = 1,
-        },
-        on_node_put);
+    c->node_req.data = c;
+    c->node_putting =
+        n->backend_ops->txn(
+            n->backend, &c->node_req,
+            &(struct otr_txn){
+                .compares = &(struct otr_compare){.type = OTR_COMPARE_ABSENT, .key = key},
+                .compares_count = 1,
+                .ops = &(struct otr_op){.type = OTR_OP_PUT, .key = key, .value = value, .value_bytes = strlen(value)},
+                .ops_count = 1,
+            },
+            on_node_put) == 0;
     free(value);
 }
 
@@ -564,13 +277,12 @@ static void on_announced(struct otr_txn_req *req, int status, uint64_t revision,
         return;
     }
     if (status != 0) {
-        LOG_LIMITED(LOG_WARN, "", "coordinator: cannot announce this node: %s; trying on",
-                    msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
-        return;
+        complain("announce this node", status, msg);
+        return; /* the tick tries again */
     }
-    c->announced = true;
-    put_node(c);
-    register_service(c);
+    /* A key bound to a session that was lost meanwhile went with it. */
+    c->announced = c->announcing_session == c->sessions && c->session_open;
+    announce_step(c);
 }
 
 static void announce(struct coordinator *c)
@@ -589,6 +301,7 @@ static void announce(struct coordinator *c)
     }
     key_live(key, n->cluster, n->name);
     c->live_req.data = c;
+    c->announcing_session = c->sessions;
     c->announcing = n->backend_ops->txn(n->backend, &c->live_req,
                                         &(struct otr_txn){
                                             .ops =
@@ -603,6 +316,26 @@ static void announce(struct coordinator *c)
                                         },
                                         on_announced) == 0;
     free(value);
+}
+
+/* Whatever of our announcement is missing and not under way. */
+static void announce_step(struct coordinator *c)
+{
+    if (!c->session_open || !c->reachable) {
+        return;
+    }
+    if (!c->announced) {
+        if (!c->announcing) {
+            announce(c);
+        }
+        return;
+    }
+    if (!c->node_known && !c->node_putting) {
+        put_node(c);
+    }
+    if (!c->registered && !c->registering) {
+        register_service(c);
+    }
 }
 
 /* --- session
@@ -624,8 +357,10 @@ static void on_session(struct otr_session *session, enum otr_session_state state
         log_info("", "coordinator: session %s open, ttl %u ms", session->id, session->ttl_ms);
         c->session_open = true;
         c->reachable = true;
+        c->sessions++;
         c->announced = false;
-        announce(c);
+        c->registered = false;
+        announce_step(c);
         break;
     case OTR_SESSION_UNREACHABLE:
         log_warn("", "coordinator: cannot be reached: %s; serving goes on, topology stands still", why);
@@ -663,10 +398,8 @@ static void on_tick(uv_timer_t *timer)
     if (c->session_wanted) {
         open_session(c);
     }
-    if (c->session_open && c->reachable && !c->announced && !c->announcing) {
-        announce(c);
-    }
-    if (!c->watching && !c->reading_all) {
+    announce_step(c);
+    if (!c->watching && !c->reading_all && !c->regressed) {
         read_all(c);
     }
 }
@@ -712,7 +445,6 @@ static void on_backend_closed(struct otr_backend *backend)
     struct node *n = backend->data;
     struct coordinator *c = n->coordinator;
 
-    resync_forget(c);
     n->backend = NULL;
     c->closed(n);
 }
@@ -739,12 +471,10 @@ void coordinator_close(struct node *n, void (*cb)(struct node *n))
 
     c->closed = cb;
     uv_close((uv_handle_t *)&c->timer, on_timer_closed);
-    c->service_req.data = c;
+    c->close_req.data = c;
     /* Our keys go at once: nobody has to wait for the session to run out. */
     if (!c->session_open ||
         n->backend_ops->session_close(n->backend, &c->session, &c->close_req, on_session_closed) != 0) {
         n->backend_ops->close(n->backend, on_backend_closed, n);
-        return;
     }
-    c->close_req.data = c;
 }

@@ -1,4 +1,4 @@
-/* What coordinator.c and coordinator_shard.c share. */
+/* What coordinator.c, coordinator_view.c and coordinator_shard.c share. */
 #ifndef OUTRIGGER_NODE_COORDINATOR_H
 #define OUTRIGGER_NODE_COORDINATOR_H
 
@@ -11,25 +11,31 @@ struct coordinator {
     bool session_wanted;
     bool session_open;
     bool reachable;
+    uint64_t sessions;          /* opened so far */
     bool announced, announcing; /* live/<node> stands, bound to the session */
     bool registered, registering;
-    bool loaded; /* the cluster's state was read once */
-    bool reading_all, watching, resyncing;
-    bool regressed;    /* PROTOCOL D4 */
-    uint64_t identity; /* of the coordinator cluster, 0: not known yet */
-    uint64_t revision; /* the highest shown */
+    bool node_known, node_putting;                    /* nodes/<node> exists */
+    uint64_t announcing_session, registering_session; /* which one it was */
+    bool reading_all, watching;
+    bool regressed;         /* PROTOCOL D4 */
+    uint64_t identity;      /* of the coordinator cluster, 0: not known yet */
+    uint64_t revision;      /* the highest shown */
+    uint64_t reading_began; /* `revision` when the read of everything began */
     struct otr_get_req get;
     struct otr_watch watch;
     struct otr_txn_req live_req, node_req;
     struct otr_simple_req service_req, close_req;
     uv_timer_t timer;
-    char **named; /* keys named by a resync */
-    size_t named_count;
     void (*closed)(struct node *n);
 };
 
-/* Notes identity and revision of an answer (D4). */
-void coordinator_check_answer(struct node *n, const struct otr_get_result *result);
+/* One key, put or deleted. */
+void coordinator_take_put(struct coordinator *c, const struct otr_kv *kv);
+void coordinator_take_delete(struct coordinator *c, const char *text, uint64_t revision);
+/* All there is: what is not named no longer exists. */
+void coordinator_take_all(struct coordinator *c, const struct otr_get_result *result);
+/* Into the topology, unless that shows a newer one. */
+void coordinator_descriptor(struct node *n, const struct descriptor *d, uint64_t revision);
 void coordinator_feed_lease(struct shard *s, const struct topology_lease *l);
 
 #endif

@@ -56,7 +56,7 @@ static void on_txn(struct otr_txn_req *req, int status, uint64_t revision, const
                  msg != NULL && msg->text[0] != '\0' ? ": " : "", msg != NULL ? msg->text : "");
     }
     if (status == 0 && t->change_descriptor) {
-        (void)topology_shard_set(n->topology, &t->descriptor, revision);
+        coordinator_descriptor(n, &t->descriptor, revision);
     }
     txn_report(s, t->txn, txn_status(status), revision);
     free(t);
@@ -74,12 +74,14 @@ static char *print_lease(struct shard *s, uint64_t epoch)
 void coordinator_txn(struct shard *s, const struct replica_action *a)
 {
     struct node *n = s->node;
-    char descriptor_key[KEY_MAX], lease_key[KEY_MAX];
+    char descriptor_key[KEY_MAX];
+    char lease_key[KEY_MAX];
     struct otr_compare compares[2];
     struct otr_op ops[2];
     struct otr_txn txn = {.compares = compares, .ops = ops};
     struct shard_txn *t = calloc(1, sizeof *t);
-    char *descriptor = NULL, *lease = NULL;
+    char *descriptor = NULL;
+    char *lease = NULL;
     int rv = OTR_NOMEM;
 
     if (t == NULL) {
@@ -141,6 +143,7 @@ struct shard_read {
     struct otr_get_req descriptor_req, lease_req;
     struct shard *shard;
     uint64_t read;
+    uint64_t began_revision;
     unsigned outstanding;
     bool failed;
     bool found;
@@ -170,7 +173,7 @@ static void read_end(struct shard_read *r)
         shard_feed(s, &(struct replica_event){.type = REPLICA_EV_READ_FAILED, .read_failed = {.read = r->read}});
     } else {
         if (r->found) {
-            (void)topology_shard_set(s->node->topology, &r->descriptor, r->revision);
+            coordinator_descriptor(s->node, &r->descriptor, r->revision);
         }
         coordinator_feed_lease(s, &r->lease);
         shard_feed(s, &(struct replica_event){
@@ -193,9 +196,8 @@ static void on_descriptor(struct otr_get_req *req, int status, const struct otr_
     char key[KEY_MAX];
 
     (void)msg;
-    r->failed = r->failed || status != 0;
-    if (status == 0) {
-        coordinator_check_answer(n, result);
+    r->failed = r->failed || status != 0 || !coordinator_check_answer(n, result, r->began_revision);
+    if (!r->failed) {
         key_shard(key, n->cluster, r->shard->id);
         kv = pick(result, key);
         if (kv != NULL && value_descriptor_parse(n->topology, kv->value, &r->descriptor, &why) == 0) {
@@ -219,8 +221,8 @@ static void on_lease(struct otr_get_req *req, int status, const struct otr_get_r
     char key[KEY_MAX];
 
     (void)msg;
-    r->failed = r->failed || status != 0;
-    if (status == 0) {
+    r->failed = r->failed || status != 0 || !coordinator_check_answer(n, result, r->began_revision);
+    if (!r->failed) {
         key_lease(key, n->cluster, r->shard->id);
         kv = pick(result, key);
         if (kv != NULL && value_lease_parse(n->topology, kv->value, &r->lease, &why) == 0) {
@@ -244,6 +246,7 @@ void coordinator_read(struct shard *s, uint64_t read)
     if (r != NULL) {
         r->shard = s;
         r->read = read;
+        r->began_revision = coordinator_revision(n);
         r->descriptor_req.data = r;
         r->lease_req.data = r;
         r->outstanding = 1; /* held until both are on their way */
@@ -284,9 +287,9 @@ static void show_end(struct shard *s, const struct descriptor *shown)
     struct show *flying = s->show_flying;
 
     s->show_flying = NULL;
-    if (s->show_waiting != NULL && !s->show_queued && !s->node->closing) {
+    if (s->show_waiting != NULL && !s->show_queued) {
         s->show_queued = true;
-        later_run(s->node, &s->show_later, show_start);
+        later_run(s->node, &s->show_later, show_start); /* when closing: tells them so */
     }
     while (flying != NULL) {
         struct show *next = flying->next;
@@ -307,11 +310,10 @@ static void on_shown(struct otr_get_req *req, int status, const struct otr_get_r
     char key[KEY_MAX];
 
     (void)msg;
-    if (status != 0) {
+    if (status != 0 || !coordinator_check_answer(n, result, s->show_began)) {
         show_end(s, NULL);
         return;
     }
-    coordinator_check_answer(n, result);
     key_shard(key, n->cluster, s->id);
     kv = pick(result, key);
     if (kv == NULL || value_descriptor_parse(n->topology, kv->value, &d, &why) != 0) {
@@ -334,6 +336,7 @@ static void show_start(struct later *l)
     s->show_flying = s->show_waiting;
     s->show_waiting = NULL;
     s->show_get.data = s;
+    s->show_began = coordinator_revision(n);
     key_shard(key, n->cluster, s->id);
     if (n->closing || n->backend_ops->get(n->backend, &s->show_get, key, on_shown) != 0) {
         show_end(s, NULL);

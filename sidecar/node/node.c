@@ -239,6 +239,9 @@ static void on_tick(uv_timer_t *timer)
         feeder_kick(s->feeder);
         shard_note_progress(s, now, false);
     }
+    if (!n->dying) {
+        collections_tick(n, now);
+    }
 }
 
 static void on_prepare(uv_prepare_t *prepare)

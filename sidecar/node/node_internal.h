@@ -6,7 +6,8 @@
  *   apply.c        committed entries into the store, in order
  *   feeder.c       the store's changes into the engine; replay after the engine lost data
  *   flush.c        group commit: the journal's batches through the flusher's thread
- *   coordinator.c  session, watch, transactions, reads; decodes into the topology
+ *   coordinator.c  session, announcement, watch; coordinator_view.c takes what it shows into the topology,
+ *                  coordinator_shard.c has the shards' transactions and reads
  *   collections.c  collections made, deleted, refreshed; points of deleted ones dropped
  *   links.c        peers: links opened, evidence of death, frames in and out (wire.c translates)
  *   seed_send.c, seed_receive.c  a shard's live points to or from another node
@@ -127,6 +128,15 @@ struct shard {
     struct later show_later;
     bool show_queued;
     struct otr_get_req show_get;
+    uint64_t show_began;
+
+    /* collections.c: what the store holds of collections that the view does not know */
+    struct {
+        uint64_t ids[64];
+        size_t count;
+        uint64_t asked;        /* number of the full read, begun after they were seen, that is to confirm it */
+        uint64_t epoch, index; /* of the last DROP: looked for again when it is in the store */
+    } gone;
 };
 
 /* An APPEND from a peer, taken apart. */
@@ -267,6 +277,12 @@ void coordinator_read(struct shard *s, uint64_t read);
 /* One linearizable read of the descriptor that begins now or later in this turn (batched): cb with NULL on failure. */
 typedef void (*coordinator_shown_cb)(void *data, const struct descriptor *shown);
 void coordinator_show(struct shard *s, coordinator_shown_cb cb, void *data);
+/* The highest revision shown so far: noted when a read begins, and compared with what the read shows. */
+uint64_t coordinator_revision(const struct node *n);
+/* Whether the coordinator that answered is the one it was, and not back in time (PROTOCOL D4); it is not believed from
+ * then on. Answers may overtake each other, so what counts is what had been shown when the read began. */
+bool coordinator_check_answer(struct node *n, const struct otr_get_result *result, uint64_t began_revision);
+bool coordinator_regressed(const struct node *n);
 bool coordinator_reachable(const struct node *n);
 /* State for a replica that was just made. */
 void coordinator_brief(struct shard *s);
@@ -274,12 +290,15 @@ void coordinator_brief(struct shard *s);
 /* collections.c */
 void collections_changed(struct node *n);
 void collections_check(struct shard *s); /* a new primary: drops points of collections that are gone */
+void collections_tick(struct node *n, uint64_t now_ms);
+/* A collection's key as the coordinator showed it, or its absence as of a revision; what is older than what the view
+ * has changes nothing. */
+void collections_take(struct node *n, const char *name, const struct otr_kv *kv);
+void collections_forget(struct node *n, const char *name, uint64_t revision);
 const char *collections_name(struct node *n, uint64_t id); /* also of recently deleted ones; NULL: never heard of */
 /* A read of all collections that begins after this call; its number for collections_answered. */
 uint64_t collections_ask(struct node *n);
 bool collections_answered(const struct node *n, uint64_t asked);
-/* The topology is about to lose it: its name is remembered for the engines' sake. */
-void collections_gone(struct node *n, const struct topology_collection *c);
 void collections_free(struct node *n);
 
 /* links.c */

@@ -277,10 +277,12 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
 
 int write_internal(struct shard *s, enum record_kind kind, const uint8_t *body, size_t body_bytes)
 {
+    char why[160];
     struct write *w;
+    int rv = s->stepping ? OTR_UNAVAIL : admit(s, kind, body, body_bytes, why, sizeof why);
 
-    if (s->stepping || s->role != REPLICA_PRIMARY) {
-        return OTR_UNAVAIL;
+    if (rv != 0) {
+        return rv;
     }
     w = calloc(1, sizeof *w);
     if (w == NULL) {
