@@ -112,6 +112,8 @@ $(OBJ)/tests/%.o: tests/%.c
 
 TESTLIB_log := fake_disk fail_malloc temp_dir
 UNIT_LDFLAGS_log := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
+TESTLIB_core := fail_malloc
+UNIT_LDFLAGS_core := $(UNIT_LDFLAGS_log)
 TESTLIB_node := fake_backend fake_store
 TESTLIB_cli := fake_backend fake_store
 TESTLIB_io := http_stub
@@ -178,6 +180,18 @@ bench-journal: $(BIN)/bench-journal
 	@mkdir -p $(BENCH_DIR)
 	$(BIN)/bench-journal $(BENCH_DIR)
 
+# The figures of a whole cluster on this machine: writes, searches, failover, memory, lines of code. Some ten minutes.
+$(BIN)/load: tests/bench/load.c
+	@mkdir -p $(@D)
+	$(call say,CC $<)
+	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) $< -o $@ -lpthread
+.PHONY: bench
+bench: all $(BIN)/load servers
+	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_writes.py
+	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_failover.py
+	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_memory.py
+	$(Q)/usr/bin/python3 tests/bench/count_lines.py
+
 # --- everything the tests need; what they run is listed in tests/run.py -----------------------------------------------------
 MODULES := engines/ruvector/node/node_modules
 .PHONY: test test-long test-programs demo deps servers
@@ -209,6 +223,7 @@ help:
 	@echo "make test          installs what is missing, runs every test (tests/run.py has the list)"
 	@echo "make unit-ROOM     the unit tests of one room: $(UNIT_ROOMS)"
 	@echo "make conformance   coordination backends against real servers; BACKEND=etcd or fake for one"
+	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
 	@echo "make format        settles the layout of all C files"
 	@echo "SANITIZE=1         the same with AddressSanitizer and UndefinedBehaviorSanitizer; V=1 shows the commands"
