@@ -217,7 +217,7 @@ static int size_byte(struct http_guard *g, char c)
     if (is_digit(c)) {
         digit = (uint64_t)(c - '0');
     } else if (lower >= 'a' && lower <= 'f') {
-        digit = (uint64_t)(lower - 'a' + 10);
+        digit = (uint64_t)(lower - 'a') + 10;
     } else if (g->digits != 0 && (c == '\r' || c == ';')) {
         g->state = c == '\r' ? CHUNK_SIZE_LF : CHUNK_EXTENSION;
         return HTTP_GUARD_MORE;

@@ -113,7 +113,7 @@ int url_parse(struct url *u, const char *target, size_t bytes, struct otr_errmsg
         return OTR_INVALID;
     }
     /* Decoding never grows; each piece gets a NUL. */
-    u->memory = malloc(bytes + URL_SEGMENTS_MAX + 2 * URL_PARAMS_MAX + 2);
+    u->memory = malloc(bytes + URL_SEGMENTS_MAX + (size_t)2 * URL_PARAMS_MAX + 2);
     if (u->memory == NULL) {
         return OTR_NOMEM;
     }
