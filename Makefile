@@ -180,6 +180,14 @@ bench-journal: $(BIN)/bench-journal
 	@mkdir -p $(BENCH_DIR)
 	$(BIN)/bench-journal $(BENCH_DIR)
 
+$(BIN)/bench-json: $(OBJ)/tests/bench/bench_json.o $(call libs,api)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call libs,api) -Wl,--end-group -lm
+.PHONY: bench-json
+bench-json: $(BIN)/bench-json
+	$(BIN)/bench-json
+
 # The figures of a whole cluster on this machine: writes, searches, failover, memory, lines of code. Some ten minutes.
 $(BIN)/load: tests/bench/load.c
 	@mkdir -p $(@D)
