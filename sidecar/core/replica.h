@@ -376,7 +376,7 @@ struct replica_durable {
 
 struct replica;
 
-int replica_new(struct replica **r, const struct replica_config *config, const struct replica_durable *durable);
+int replica_new(struct replica **out, const struct replica_config *config, const struct replica_durable *durable);
 void replica_free(struct replica *r);
 /* After new, before the first event: the epoch boundaries ascending, and the entries' request ids ascending. */
 int replica_restore_epoch(struct replica *r, uint64_t epoch, uint64_t first_index);

@@ -82,7 +82,7 @@ static void succeeded(struct replica *r, uint64_t revision, struct replica_actio
     if (kind == REPLICA_CHANGE_LEASE) {
         r->change.kind = REPLICA_CHANGE_NONE;
     } else {
-        replica_shown(r, &d, revision, out); /* settles it */
+        view_shown(r, &d, revision, out); /* settles it */
     }
 }
 

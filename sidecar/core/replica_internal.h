@@ -1,6 +1,7 @@
 /* What the files of the replica share. Nobody else includes it.
  *
- *   replica.c         lifetime, dispatch of events, roles, metas, what is known of the coordinator, status
+ *   replica.c         lifetime, dispatch of events, roles, metas, status
+ *   replica_view.c    what is known of the coordinator: descriptor, lease, session
  *   replica_follow.c  the follower's half of appending, grants given, seeds taken
  *   replica_lead.c    the primary's half: writes, sending, acknowledgements, commit, grants held, seeds sent
  *   replica_set.c     changes of the in-sync set, and the lease
@@ -213,11 +214,16 @@ void replica_abdicate(struct replica *r, struct replica_actions *out, const char
 void replica_meta_changed(struct replica *r, bool binding);
 void replica_take_log_id(struct replica *r, uint64_t log_id);
 void replica_log_clear(struct replica *r, struct otr_position base);
-/* The coordinator shows this descriptor. */
-void replica_shown(struct replica *r, const struct descriptor *d, uint64_t revision, struct replica_actions *out);
 void replica_alarm(struct replica *r, struct replica_actions *out, const char *text);
 void replica_fatal(struct replica *r, struct replica_actions *out, const char *text);
 void replica_send(struct replica *r, struct replica_actions *out, otr_node to, const struct replica_msg *msg);
+
+/* --- replica_view.c ----------------------------------------------------------------------------------------------- */
+
+/* The coordinator shows this descriptor; NULL: none. */
+void view_shown(struct replica *r, const struct descriptor *d, uint64_t revision, struct replica_actions *out);
+void view_on_lease(struct replica *r, const struct replica_event *ev);
+void view_on_coordinator(struct replica *r, const struct replica_event *ev, struct replica_actions *out);
 
 /* --- replica_follow.c --------------------------------------------------------------------------------------------- */
 

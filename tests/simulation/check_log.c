@@ -5,8 +5,7 @@
 
 #include <stdlib.h>
 
-/* --- I3, I5 --------------------------------------------------------------------------------------------------------
- */
+/* --- I3, I5 ------------------------------------------------------------------------------------------------------- */
 
 static struct sim_committed *committed_at(struct sim *s, otr_shard shard, uint64_t index)
 {
@@ -80,8 +79,7 @@ void check_committed(struct sim_shard *sh, uint64_t from, uint64_t index)
     }
 }
 
-/* --- I2 ------------------------------------------------------------------------------------------------------------
- */
+/* --- I2 ----------------------------------------------------------------------------------------------------------- */
 
 /* The log holds everything acknowledged, durably; false with the first index that it does not. */
 static bool holds_acked(struct sim_shard *sh, uint64_t *missing)
@@ -167,8 +165,7 @@ void check_recovered(struct sim_shard *sh)
     }
 }
 
-/* --- I6: outcomes --------------------------------------------------------------------------------------------------
- */
+/* --- I6: outcomes ------------------------------------------------------------------------------------------------- */
 
 void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const char *where)
 {

@@ -9,6 +9,7 @@
  *   sim_faults.c   what goes wrong, and when
  *   sim_node.c     a node's process: start, crash, timers, flushing, recovery
  *   sim_shard.c    one replica's shell: actions performed
+ *   sim_seed.c     ... and its seeds, given and taken
  *   sim_disk.c     a file system that stops changing at a chosen call (the moment of a crash)
  *   sim_net.c      connections: in order, late, frozen, cut, refused
  *   sim_coord.c    coordinator: transactions, reads, sessions, watches
@@ -367,7 +368,15 @@ void shard_clear(struct sim_shard *sh, struct otr_position base);
 const struct sim_entry *shard_entry(const struct sim_shard *sh, uint64_t index);
 void shard_deliver(struct sim_shard *sh, int from, const struct sim_msg *msg);
 void shard_seed_read(struct sim_shard *sh, const uint8_t *body, size_t bytes);
-bool shard_value_read(const uint8_t *body, size_t bytes, uint32_t *key, uint64_t *value);
+/* The body of a PUT of one key; returns its length. */
+size_t shard_value_body(uint8_t *out, uint32_t key, const char *metadata);
+
+/* sim_seed.c */
+void seed_start(struct sim_shard *sh, otr_node to);
+void seed_reply(struct sim_shard *sh, int to, bool ok);
+void seed_out_end(struct sim_shard *sh, int to, bool ok, uint64_t log_id, struct otr_position position);
+void seed_take_begin(struct sim_shard *sh, int from, const struct sim_msg *msg);
+void seed_take_rest(struct sim_shard *sh, int from, const struct sim_msg *msg);
 
 /* sim_net.c */
 void net_start(struct sim *s);

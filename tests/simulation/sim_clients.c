@@ -26,8 +26,7 @@ static void op_end(struct sim *s, struct sim_client *c)
     sim_after(s, sim_between(s, 100, s->rest_us), 0, rest_fire)->a = c->id;
 }
 
-/* --- at the node ---------------------------------------------------------------------------------------------------
- */
+/* --- at the node -------------------------------------------------------------------------------------------------- */
 
 static void read_value(struct sim_shard *sh, struct sim_client *c)
 {
@@ -90,8 +89,7 @@ static void arrive_fire(struct sim *s, struct sim_event *e)
     }
 }
 
-/* --- at the client -------------------------------------------------------------------------------------------------
- */
+/* --- at the client ------------------------------------------------------------------------------------------------ */
 
 static void reply_fire(struct sim *s, struct sim_event *e)
 {

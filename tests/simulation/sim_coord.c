@@ -16,8 +16,7 @@ static bool reaches(const struct sim *s, const struct sim_node *n)
     return !s->coord.down && !n->coord_blocked;
 }
 
-/* --- history and watches -------------------------------------------------------------------------------------------
- */
+/* --- history and watches ------------------------------------------------------------------------------------------ */
 
 static void watch_kick(struct sim *s, struct sim_node *n);
 
@@ -121,8 +120,7 @@ static void put_descriptor(struct sim *s, otr_shard shard, const struct descript
     check_published(s, shard);
 }
 
-/* --- sessions ------------------------------------------------------------------------------------------------------
- */
+/* --- sessions ----------------------------------------------------------------------------------------------------- */
 
 static struct sim_session *session_find(struct sim *s, uint64_t id)
 {
@@ -281,8 +279,7 @@ void coord_node_started(struct sim *s, struct sim_node *n)
     sim_after(s, COORD_KEEPALIVE_US, n->id, keepalive_fire);
 }
 
-/* --- transactions --------------------------------------------------------------------------------------------------
- */
+/* --- transactions ------------------------------------------------------------------------------------------------- */
 
 struct txn {
     otr_shard shard;
@@ -444,8 +441,7 @@ void coord_touch(struct sim *s, otr_shard shard)
     put_descriptor(s, shard, &d, ++s->coord.revision);
 }
 
-/* --- reads ---------------------------------------------------------------------------------------------------------
- */
+/* --- reads -------------------------------------------------------------------------------------------------------- */
 
 struct shown {
     struct sim_lease lease;
@@ -518,8 +514,7 @@ void coord_read_for_client(struct sim_shard *sh, uint32_t client, uint64_t attem
     read_start(sh, &(struct shown){.shard = sh->id, .client = client, .attempt = attempt});
 }
 
-/* --- beginning, outages, end ---------------------------------------------------------------------------------------
- */
+/* --- beginning, outages, end -------------------------------------------------------------------------------------- */
 
 static void init_fire(struct sim *s, struct sim_event *e)
 {

@@ -56,8 +56,7 @@ static uint64_t fault_time(struct sim *s)
     return sim_chance(s, 50) ? sim_between(s, 5 * SIM_MS, 300 * SIM_MS) : sim_between(s, 300 * SIM_MS, 5000 * SIM_MS);
 }
 
-/* --- processes -----------------------------------------------------------------------------------------------------
- */
+/* --- processes ---------------------------------------------------------------------------------------------------- */
 
 static void start_fire(struct sim *s, struct sim_event *e)
 {
@@ -142,8 +141,7 @@ static bool may_lose_log(struct sim *s, int node)
     return true;
 }
 
-/* --- network -------------------------------------------------------------------------------------------------------
- */
+/* --- network ------------------------------------------------------------------------------------------------------ */
 
 static void unblock_fire(struct sim *s, struct sim_event *e)
 {
@@ -191,8 +189,7 @@ static void isolate(struct sim *s, int node, bool with_resets)
     }
 }
 
-/* --- coordinator ---------------------------------------------------------------------------------------------------
- */
+/* --- coordinator -------------------------------------------------------------------------------------------------- */
 
 static void coord_up_fire(struct sim *s, struct sim_event *e)
 {
@@ -243,8 +240,7 @@ static void coord_fault(struct sim *s, enum fault f)
     }
 }
 
-/* --- choosing ------------------------------------------------------------------------------------------------------
- */
+/* --- choosing ----------------------------------------------------------------------------------------------------- */
 
 static void node_fault(struct sim *s, enum fault f)
 {

@@ -33,8 +33,7 @@ static struct sim_msg *msg_copy(const struct sim_msg *msg)
     return copy;
 }
 
-/* --- what the owner of a connection is told ------------------------------------------------------------------------
- */
+/* --- what the owner of a connection is told ----------------------------------------------------------------------- */
 
 static void tell_fire(struct sim *s, struct sim_event *e)
 {
@@ -79,8 +78,7 @@ void net_brief(struct sim *s, struct sim_shard *sh)
     }
 }
 
-/* --- dialling ------------------------------------------------------------------------------------------------------
- */
+/* --- dialling ----------------------------------------------------------------------------------------------------- */
 
 static void dial(struct sim *s, int from, int to, uint64_t delay_us);
 
@@ -141,8 +139,7 @@ void net_break(struct sim *s, int from, int to)
     dial(s, from, to, sim_between(s, 100, 2 * SIM_MS));
 }
 
-/* --- messages ------------------------------------------------------------------------------------------------------
- */
+/* --- messages ----------------------------------------------------------------------------------------------------- */
 
 static void msg_drop(struct sim *s, struct sim_event *e)
 {
@@ -216,8 +213,7 @@ bool net_send(struct sim *s, int from, int to, struct sim_msg *msg)
     return true;
 }
 
-/* --- faults --------------------------------------------------------------------------------------------------------
- */
+/* --- faults ------------------------------------------------------------------------------------------------------- */
 
 static void silence_fire(struct sim *s, struct sim_event *e)
 {

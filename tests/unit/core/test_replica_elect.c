@@ -10,8 +10,7 @@ static uint64_t asked(const struct fixture *f, otr_node node)
 
 static const struct otr_position at3 = {1, 3};
 
-/* --- standing (V2, V3, V6) -----------------------------------------------------------------------------------------
- */
+/* --- standing (V2, V3, V6) ---------------------------------------------------------------------------------------- */
 
 /* SIGKILL of the primary: one round of questions, then the transaction. */
 Test(replica_elect, evidence_and_min_in_sync_answers_are_enough)
@@ -187,8 +186,7 @@ Test(replica_elect, an_answer_under_another_log_id_is_no_members_answer)
     fixture_close(&f);
 }
 
-/* --- who may not (E3, E4, D4) --------------------------------------------------------------------------------------
- */
+/* --- who may not (E3, E4, D4) ------------------------------------------------------------------------------------- */
 
 static bool stands(struct fixture *f)
 {
@@ -251,8 +249,7 @@ Test(replica_elect, without_a_session_nobody_stands)
     fixture_close(&f);
 }
 
-/* --- candidates (V4, D3) -------------------------------------------------------------------------------------------
- */
+/* --- candidates (V4, D3) ------------------------------------------------------------------------------------------ */
 
 Test(replica_elect, a_candidate_neither_acknowledges_nor_grants)
 {
@@ -314,8 +311,7 @@ Test(replica_elect, a_change_by_the_primary_settles_the_candidacy)
     fixture_close(&f);
 }
 
-/* --- taking over (G4) ----------------------------------------------------------------------------------------------
- */
+/* --- taking over (G4) --------------------------------------------------------------------------------------------- */
 
 Test(replica_elect, a_winner_waits_out_its_own_grants)
 {
@@ -366,8 +362,7 @@ Test(replica_elect, a_fresh_process_waits_as_if_it_had_granted)
     fixture_close(&f);
 }
 
-/* --- restarts and new shards (E1, D1) ------------------------------------------------------------------------------
- */
+/* --- restarts and new shards (E1, D1) ----------------------------------------------------------------------------- */
 
 Test(replica_elect, a_restarted_primary_stands_anew)
 {
@@ -421,8 +416,7 @@ Test(replica_elect, the_others_of_a_new_shard_wait_their_turn)
     fixture_close(&f);
 }
 
-/* --- answers -------------------------------------------------------------------------------------------------------
- */
+/* --- answers ------------------------------------------------------------------------------------------------------ */
 
 static const struct replica_msg *ask_about(struct fixture *f, otr_node primary, uint64_t incarnation)
 {

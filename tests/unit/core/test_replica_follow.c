@@ -3,8 +3,7 @@
 static const struct otr_position start = {0, 0};
 static const struct otr_position at3 = {1, 3};
 
-/* --- appending (A1, A2, A5) ----------------------------------------------------------------------------------------
- */
+/* --- appending (A1, A2, A5) --------------------------------------------------------------------------------------- */
 
 Test(replica_follow, acknowledges_what_is_verified_and_durable)
 {
@@ -158,8 +157,7 @@ Test(replica_follow, messages_of_another_generation_are_ignored)
     fixture_close(&f);
 }
 
-/* --- grants (G1) ---------------------------------------------------------------------------------------------------
- */
+/* --- grants (G1) -------------------------------------------------------------------------------------------------- */
 
 Test(replica_follow, a_beacon_of_the_followed_epoch_is_granted)
 {
@@ -185,8 +183,7 @@ Test(replica_follow, a_lower_epoch_is_not_granted_and_a_new_one_only_after_the_p
     fixture_close(&f);
 }
 
-/* --- logs that do not count (E3) -----------------------------------------------------------------------------------
- */
+/* --- logs that do not count (E3) ---------------------------------------------------------------------------------- */
 
 Test(replica_follow, a_fresh_replica_names_its_log_before_it_acknowledges)
 {
@@ -258,8 +255,7 @@ Test(replica_follow, a_broken_seed_leaves_a_log_that_asks_for_another)
     fixture_close(&f);
 }
 
-/* --- the coordinator's past (D4) -----------------------------------------------------------------------------------
- */
+/* --- the coordinator's past (D4) ---------------------------------------------------------------------------------- */
 
 Test(replica_follow, a_lagging_watch_is_no_regression)
 {

@@ -208,8 +208,7 @@ Test(replica_lead, others_than_the_primary_refuse_writes)
     fixture_close(&f);
 }
 
-/* --- sending -------------------------------------------------------------------------------------------------------
- */
+/* --- sending ------------------------------------------------------------------------------------------------------ */
 
 static void step_sent(struct fixture *f, otr_node to, uint64_t token, uint64_t last, int sent_status)
 {
@@ -306,8 +305,7 @@ Test(replica_lead, a_learner_whose_history_is_gone_is_seeded)
     fixture_close(&f);
 }
 
-/* --- the right to serve (G2) ---------------------------------------------------------------------------------------
- */
+/* --- the right to serve (G2) -------------------------------------------------------------------------------------- */
 
 Test(replica_lead, reads_need_a_fresh_grant_of_every_member)
 {
@@ -386,8 +384,7 @@ Test(replica_lead, the_descriptor_confirms_only_this_reign)
     fixture_close(&f);
 }
 
-/* --- the end of a reign --------------------------------------------------------------------------------------------
- */
+/* --- the end of a reign ------------------------------------------------------------------------------------------- */
 
 Test(replica_lead, a_higher_epoch_ends_the_reign_for_good)
 {
@@ -464,8 +461,7 @@ Test(replica_lead, a_failed_log_ends_everything)
     fixture_close(&f);
 }
 
-/* --- the lease -----------------------------------------------------------------------------------------------------
- */
+/* --- the lease ---------------------------------------------------------------------------------------------------- */
 
 Test(replica_lead, a_lost_lease_is_taken_again_in_the_same_epoch)
 {
