@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct flusher {
     pthread_t thread;
@@ -13,9 +14,18 @@ struct flusher {
     struct journal_batch *done;
     bool running; /* a batch was taken and is not done */
     bool stopping;
+    uint64_t took_ns; /* of `done`, or of the one collected last */
     void (*notify)(void *data);
     void *data;
 };
+
+static uint64_t clock_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
 
 static void *flusher_main(void *arg)
 {
@@ -24,6 +34,8 @@ static void *flusher_main(void *arg)
     pthread_mutex_lock(&f->mutex);
     for (;;) {
         struct journal_batch *batch;
+        uint64_t start_ns;
+        uint64_t took_ns;
 
         while (f->submitted == NULL && !f->stopping) {
             pthread_cond_wait(&f->wake, &f->mutex);
@@ -35,9 +47,12 @@ static void *flusher_main(void *arg)
         f->submitted = NULL;
         f->running = true;
         pthread_mutex_unlock(&f->mutex);
+        start_ns = clock_ns();
         journal_flush_run(batch);
+        took_ns = clock_ns() - start_ns;
         pthread_mutex_lock(&f->mutex);
         f->running = false;
+        f->took_ns = took_ns;
         f->done = batch;
         pthread_mutex_unlock(&f->mutex);
         f->notify(f->data);
@@ -95,6 +110,16 @@ struct journal_batch *flusher_collect(struct flusher *f)
     f->done = NULL;
     pthread_mutex_unlock(&f->mutex);
     return batch;
+}
+
+uint64_t flusher_took_ns(struct flusher *f)
+{
+    uint64_t took_ns;
+
+    pthread_mutex_lock(&f->mutex);
+    took_ns = f->took_ns;
+    pthread_mutex_unlock(&f->mutex);
+    return took_ns;
 }
 
 struct journal_batch *flusher_stop(struct flusher *f)

@@ -16,6 +16,8 @@ OTR_MUST_CHECK int flusher_start(struct flusher **f, void (*notify)(void *data),
 void flusher_submit(struct flusher *f, struct journal_batch *batch);
 /* The batch that is done; NULL when none is. Never blocks. */
 struct journal_batch *flusher_collect(struct flusher *f);
+/* How long the batch collected last took to be written and synced. */
+uint64_t flusher_took_ns(struct flusher *f);
 /* Ends the thread, after the batch that it has (blocking), and frees. Returns the batch that was done and not
  * collected, which still wants its journal_flush_end(); NULL when there is none. `notify` is not called any more once
  * this returns. */

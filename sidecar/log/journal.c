@@ -155,6 +155,13 @@ size_t journal_pending_bytes(const struct journal *j)
     return j->pending_bytes;
 }
 
+void journal_stats(const struct journal *j, struct journal_stats *stats)
+{
+    stats->pending_bytes = j->pending_bytes;
+    stats->tail_bytes = j->tail.bytes;
+    stats->segments = j->segments_count;
+}
+
 /* --- segments ----------------------------------------------------------------------------------------------------- */
 
 struct segment *journal_segment_new(uint32_t number)

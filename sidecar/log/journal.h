@@ -105,12 +105,22 @@ int journal_seed_end(struct journal *j, otr_shard shard, struct otr_position bas
 /* Bytes appended and not yet durable: for flow control. */
 size_t journal_pending_bytes(const struct journal *j);
 
+/* For metrics. */
+struct journal_stats {
+    size_t pending_bytes;
+    size_t tail_bytes; /* memory that holds the newest records */
+    size_t segments;
+};
+void journal_stats(const struct journal *j, struct journal_stats *stats);
+
 /* --- flushing ----------------------------------------------------------------------------------------------------- */
 
 /* Takes what has been appended; NULL when there is nothing or a flush is under way. */
 struct journal_batch *journal_flush_begin(struct journal *j);
 /* On the flusher's thread: write and fdatasync. Touches nothing that the loop thread uses. */
 void journal_flush_run(struct journal_batch *batch);
+/* What running it writes. */
+uint64_t journal_batch_bytes(const struct journal_batch *batch);
 /* Back on the loop thread; frees the batch. For every shard with records in it `cb` tells the durable index (as of now,
  * less what was cut since) and whether the newest journal_meta_write (or seed) of the shard is durable: metas_durable
  * counts the meta records of that shard made durable so far. Returns 0 or the failure. OTR_NOSPACE: the journal keeps

@@ -36,6 +36,11 @@ struct journal_batch *journal_flush_begin(struct journal *j)
     return b;
 }
 
+uint64_t journal_batch_bytes(const struct journal_batch *b)
+{
+    return b->bytes;
+}
+
 /* --- the flusher's thread ----------------------------------------------------------------------------------------- */
 
 static int create_segment(struct journal_batch *b)

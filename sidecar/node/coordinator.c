@@ -10,6 +10,7 @@
 #include "sidecar/coord/values.h"
 #include "sidecar/io/clock.h"
 #include "sidecar/io/log.h"
+#include "sidecar/node/metered.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -372,6 +373,7 @@ static void on_session(struct otr_session *session, enum otr_session_state state
         break;
     case OTR_SESSION_LOST:
         log_warn("", "coordinator: session %s is lost: %s; opening another", session->id, why);
+        n->metrics.node.coordinator_sessions_lost_total++;
         c->session_open = false;
         c->announced = false;
         c->session_wanted = true; /* by the tick: not from inside its own report */
@@ -420,11 +422,12 @@ int coordinator_start(struct node *n, const struct otr_backend_config *config, u
         return OTR_NOMEM;
     }
     own.loop = n->loop;
-    rv = n->backend_ops->open(&n->backend, &own, msg);
+    rv = metered_open(&n->backend, n->backend_ops, &own, n->metrics.coordinator, msg);
     if (rv != 0) {
         free(c);
         return rv;
     }
+    n->backend_ops = n->backend->ops;
     c->node = n;
     c->session_ttl_ms = session_ttl_ms;
     n->coordinator = c;

@@ -38,6 +38,7 @@ struct feeder {
     char data_id[OTR_ENGINE_ID_MAX];
     struct otr_engine_req req;
     bool calling;
+    uint64_t called_ns;
     bool free_when_done;
     struct feeder_read *reading;
     uint64_t pause_until_ms;
@@ -178,15 +179,19 @@ static void pause_feeding(struct feeder *f, const char *what, int status, const 
 /* After any failure what was read is dropped and read again: `applied` says from where. */
 static bool call_ended(struct feeder *f, const char *what, int status, const struct otr_errmsg *msg)
 {
+    struct node_metrics *m = &f->s->node->metrics.node;
+
     f->calling = false;
     if (f->free_when_done) {
         feeder_free(f);
         return false;
     }
+    metrics_observe_since_ns(&m->engine_write_seconds, f->called_ns);
     if (f->s->node->closing) {
         return false;
     }
     if (status != 0) {
+        m->engine_errors_total++;
         forget_chunk(f);
         f->snapshot_next = f->snapshot_sent;
         f->replay_points = 0;
@@ -239,6 +244,7 @@ static void started(struct feeder *f, int rv)
 {
     if (rv == 0) {
         f->calling = true;
+        f->called_ns = clock_now_ns();
     } else {
         forget_chunk(f);
         f->snapshot_next = f->snapshot_sent;

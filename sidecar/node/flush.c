@@ -32,12 +32,14 @@ static void collect(struct node *n)
 {
     struct otr_errmsg msg = {0};
     struct journal_batch *batch = flusher_collect(n->flusher);
+    uint64_t bytes;
     int rv;
 
     if (batch == NULL) {
         return;
     }
     n->flushing = false;
+    bytes = journal_batch_bytes(batch);
     rv = journal_flush_end(n->journal, batch, on_durable, n, &msg);
     if (rv == OTR_NOSPACE) {
         if (!n->disk_full) {
@@ -51,6 +53,9 @@ static void collect(struct node *n)
         fail_all(n, &msg);
         return;
     }
+    n->metrics.node.journal_flushes_total++;
+    n->metrics.node.journal_flushed_bytes_total += bytes;
+    metrics_observe_us(&n->metrics.node.journal_flush_seconds, flusher_took_ns(n->flusher) / 1000);
     if (n->disk_full) {
         log_info("", "the disk has room again");
         n->disk_full = false;

@@ -54,10 +54,12 @@ static void on_link(void *data, struct peer_link *link, enum peer_link_state sta
         tell_all(n, peer, REPLICA_PEER_UP, incarnation);
         return;
     case PEER_LINK_DOWN:
+        p->metrics.links_lost_total += p->up;
         p->up = false;
         tell_all(n, peer, REPLICA_PEER_DOWN, p->incarnation);
         return;
     case PEER_LINK_REFUSED:
+        p->metrics.links_lost_total += p->up;
         p->up = false;
         if (p->incarnation == 0) {
             /* Never met: the process that announced this address is not there. */
@@ -104,7 +106,7 @@ struct peer_link *node_link(struct node *n, otr_node peer)
 /* --- out
  * --------------------------------------------------------------------------------------------------------------- */
 
-static int send_one(struct shard *s, otr_node to, const struct replica_msg *msg, const uint8_t *entries, size_t bytes)
+static int hand_over(struct shard *s, otr_node to, const struct replica_msg *msg, const uint8_t *entries, size_t bytes)
 {
     struct node *n = s->node;
     struct peer_link *link = node_link(n, to);
@@ -129,8 +131,23 @@ static int send_one(struct shard *s, otr_node to, const struct replica_msg *msg,
     return peer_link_send(link, PEER_LANE_BEACON, &frame.base);
 }
 
+static int send_one(struct shard *s, otr_node to, const struct replica_msg *msg, const uint8_t *entries, size_t bytes)
+{
+    struct peer_metrics *m = &s->node->peers[to].metrics;
+    int rv = hand_over(s, to, msg, entries, bytes);
+
+    if (rv == 0) {
+        m->messages_sent_total++;
+        m->entry_bytes_sent_total += bytes;
+    } else {
+        m->messages_refused_total++;
+    }
+    return rv;
+}
+
 void links_send(struct shard *s, otr_node to, const struct replica_msg *msg)
 {
+    s->metrics.fenced_appends_total += msg->type == REPLICA_MSG_REFUSE && msg->refuse.reason == REPLICA_REFUSE_FENCED;
     (void)send_one(s, to, msg, NULL, 0); /* losing it is allowed; the core repeats what matters */
 }
 
@@ -328,6 +345,9 @@ static void take_messages(struct node *n, const struct peer_from *from, Outrigge
 {
     otr_node node = topology_intern(n->topology, from->node);
 
+    if (node != OTR_NODE_NONE) {
+        n->peers[node].metrics.messages_received_total += count;
+    }
     for (size_t i = 0; i < count && !n->closing && !n->dying; i++) {
         take_message(n, node, messages[i]);
     }

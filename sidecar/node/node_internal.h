@@ -14,6 +14,7 @@
  *   read.c         get: the right to answer, waiting, reading off the loop
  *   search.c       the engine's hits verified against the log; the exact scan
  *   recover.c      the data directory at start
+ *   node_metrics.c, metered.c  what is counted, printed; the coordinator's calls counted
  *   later.c        callbacks at the end of the loop turn
  */
 #ifndef OUTRIGGER_NODE_NODE_INTERNAL_H
@@ -25,6 +26,7 @@
 #include "sidecar/log/store.h"
 #include "sidecar/node/feeder.h"
 #include "sidecar/node/node.h"
+#include "sidecar/node/node_metrics.h"
 
 enum {
     NODE_TICK_MS = 10,
@@ -56,7 +58,8 @@ struct write {
     struct otr_position position;
     uint32_t outcome;
     bool outcome_known;
-    uint64_t committed_ms; /* when it became answerable; 0: not yet */
+    uint64_t started_ns;
+    uint64_t committed_ns; /* when it became answerable, were it not for the engine; 0: not yet */
     struct later later;
     struct node_write_result result;
     char message[160];
@@ -82,6 +85,8 @@ struct shard {
     char subject[64]; /* for the log */
     enum replica_role role;
     uint64_t epoch;
+    uint64_t candidate_ns; /* when it stood for election; 0: it does not */
+    struct shard_metrics metrics;
 
     /* feeding */
     bool stepping;
@@ -101,6 +106,7 @@ struct shard {
 
     /* writes */
     struct write *pending_head, **pending_tail; /* in index order */
+    struct write **pending_uncommitted;         /* where the first stands whose commit was not noted yet */
     struct write *joined;                       /* retries of pending ones */
 
     /* request ids as recovered, until the replica is made */
@@ -152,6 +158,7 @@ struct node_peer {
     bool up;
     uint64_t incarnation; /* that answered last */
     struct topology_address address;
+    struct peer_metrics metrics;
 };
 
 struct node {
@@ -211,6 +218,7 @@ struct node {
 
     uint32_t apply_wait_ms, read_lag_ms; /* of the cluster's configuration */
     struct collections *collections;
+    struct node_metrics_all metrics;
 };
 
 /* later.c: cb runs once, soon, from the loop. */

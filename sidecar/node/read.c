@@ -118,6 +118,7 @@ struct get {
     uint64_t need_index; /* stored up to here before looking */
     bool anchored;
     bool shown; /* the right came from reading the descriptor */
+    uint64_t started_ns;
     struct journal_reader *reader;
     int *numbers;  /* reader numbers of the candidates */
     size_t *owner; /* whose candidate it is */
@@ -128,6 +129,7 @@ struct get {
 
 static void get_end(struct get *g, int status, const struct otr_point *points, size_t count)
 {
+    metrics_observe_since_ns(&g->shard->node->metrics.node.get_seconds, g->started_ns);
     g->cb(g->data, status, points, count, &g->msg);
     if (g->reader != NULL) {
         journal_reader_free(g->reader);
@@ -276,6 +278,7 @@ int node_get(struct node *n, const struct node_get *get, node_get_cb cb, void *d
     g->ask = *get;
     g->cb = cb;
     g->data = data;
+    g->started_ns = clock_now_ns();
     g->need_index = get->after.index;
     g->wait.deadline_ms = clock_now_ms() + get->timeout_ms;
     g->wait.ready = get_ready;

@@ -37,6 +37,7 @@ static struct shard *shard_of(struct recovery *r, otr_shard id)
     s->node = n;
     s->id = id;
     s->pending_tail = &s->pending_head;
+    s->pending_uncommitted = &s->pending_head;
     snprintf(s->subject, sizeof s->subject, "shard=%u", id);
     n->shards[id] = s;
     if (id >= n->shards_top) {

@@ -38,7 +38,8 @@ struct search {
     cJSON *filter;
     struct merge_top top;
     uint32_t asked; /* of the engine */
-    size_t live;    /* of them */
+    uint64_t started_ns, asked_ns;
+    size_t live; /* of them */
     bool scanning;
     struct journal_reader *reader;
     int *numbers;
@@ -166,6 +167,7 @@ static void search_end(struct search *x, int status)
             hits[i].point.vector = NULL;
         }
     }
+    metrics_observe_since_ns(&x->shard->node->metrics.node.search_seconds, x->started_ns);
     x->cb(x->data, status, hits, status == 0 ? x->top.count : 0, &x->msg);
     free(hits);
     forget_hits(x);
@@ -248,6 +250,7 @@ static int reader_add(struct search *x, journal_place place)
 static int scan_start(struct search *x)
 {
     forget_hits(x);
+    x->shard->node->metrics.node.exact_scans_total++;
     x->scanning = true;
     x->snapshot_next = 0;
     x->snapshot = store_snapshot_by_place(x->shard->store, x->ask.collection);
@@ -318,18 +321,23 @@ static void on_hits(struct otr_engine_req *req, int status, const struct otr_eng
                     const struct otr_errmsg *msg)
 {
     struct search *x = req->data;
+    struct node_metrics *m = &x->shard->node->metrics.node;
     int rv;
 
     (void)msg;
+    metrics_observe_since_ns(&m->engine_search_seconds, x->asked_ns);
     if (x->shard->node->closing) {
         search_end(x, OTR_CANCELED);
         return;
     }
     if (status != 0) { /* no engine, no matter: the log has everything */
+        m->engine_errors_total++;
         rv = scan_start(x);
     } else {
         rv = look_up(x, hits, count);
         x->live = x->numbers_count;
+        m->engine_hits_total += count;
+        m->engine_hits_dropped_total += x->live < count ? count - x->live : 0;
         learn(x->shard, count, x->live < count ? x->live : count);
     }
     if (rv != 0) {
@@ -354,6 +362,7 @@ static bool ask_engine(struct search *x, const struct topology_collection *c)
     extra = s->search_extra + (x->filter != NULL ? 3 * x->ask.k + 32 : 0);
     x->asked = x->ask.k + extra;
     x->engine_req.data = x;
+    x->asked_ns = clock_now_ns();
     feeder_collection_name(name, sizeof name, c->name, s->id);
     return n->engine_ops->search(n->engine, &x->engine_req, name, x->ask.vector, x->ask.dimension, x->asked, on_hits) ==
            0;
@@ -507,6 +516,7 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
     x->ask = *search;
     x->cb = cb;
     x->data = data;
+    x->started_ns = clock_now_ns();
     x->need_index = search->after.index;
     x->wait.deadline_ms = clock_now_ms() + search->timeout_ms;
     x->wait.ready = search_ready;

@@ -168,10 +168,27 @@ static void do_cut(struct shard *s, uint64_t index)
     }
 }
 
+/* From standing for election, through the takeover, until it serves; a candidate that loses starts anew. */
+static void count_election(struct shard *s, enum replica_role role)
+{
+    if (role == REPLICA_CANDIDATE && s->role != REPLICA_CANDIDATE) {
+        s->candidate_ns = clock_now_ns();
+    } else if (role == REPLICA_PRIMARY && s->role != REPLICA_PRIMARY) {
+        s->metrics.elections_won_total++;
+        if (s->candidate_ns != 0) {
+            metrics_observe_since_ns(&s->node->metrics.node.takeover_seconds, s->candidate_ns);
+        }
+    }
+    if (role != REPLICA_CANDIDATE && role != REPLICA_TAKEOVER) {
+        s->candidate_ns = 0;
+    }
+}
+
 static void do_role(struct shard *s, const struct replica_action *a)
 {
     bool became_primary = a->role.role == REPLICA_PRIMARY && s->role != REPLICA_PRIMARY;
 
+    count_election(s, a->role.role);
     s->role = a->role.role;
     s->epoch = a->role.epoch;
     snprintf(s->subject, sizeof s->subject, "shard=%u role=%s epoch=%llu", s->id, role_name(s->role),
@@ -366,6 +383,7 @@ int shard_new(struct node *n, otr_shard id, struct shard **out)
         s->node = n;
         s->id = id;
         s->pending_tail = &s->pending_head;
+        s->pending_uncommitted = &s->pending_head;
     }
     (void)journal_shard(n->journal, id, &state); /* unknown: all zero */
     s->meta = state.meta;

@@ -24,8 +24,22 @@ static void finish_later(struct later *l)
     free(w);
 }
 
+static void count(struct shard *s, const struct write *w, int status)
+{
+    if (w->cb == NULL) {
+        return;
+    }
+    if (status != 0) {
+        node_metrics_refused(&s->node->metrics, status);
+        return;
+    }
+    s->metrics.writes_total++;
+    s->node->metrics.node.writes_apply_pending_total += w->result.applied_pending;
+}
+
 static void finish(struct shard *s, struct write *w, int status, const char *message)
 {
+    count(s, w, status);
     w->result.status = status;
     w->result.position = w->position;
     w->result.outcome = w->outcome;
@@ -50,9 +64,11 @@ void write_replied(struct shard *s, const struct replica_action *a, struct write
     switch (a->reply.reply) {
     case REPLICA_REPLY_DUPLICATE:
         w->outcome = a->reply.outcome;
+        s->metrics.duplicate_writes_total++;
         finish(s, w, 0, "");
         return;
     case REPLICA_REPLY_JOIN:
+        s->metrics.duplicate_writes_total++;
         w->next = s->joined;
         s->joined = w;
         return;
@@ -72,6 +88,9 @@ static void end_from(struct shard *s, uint64_t from, int status, const char *mes
         struct write *w = *p;
         if (w->position.index >= from) {
             *p = w->next;
+            if (s->pending_uncommitted == &w->next) {
+                s->pending_uncommitted = p;
+            }
             finish(s, w, status, message);
         } else {
             p = &w->next;
@@ -115,19 +134,34 @@ void write_outcome(struct shard *s, uint64_t index, uint32_t outcome)
     }
 }
 
-/* Whether w may be answered; notes since when it could, were it not for the engine. */
-static bool answerable(struct shard *s, struct write *w, uint64_t now_ms)
+/* Notes since when w could be answered, were it not for the engine; false: it cannot. */
+static bool note_committed(struct shard *s, struct write *w)
 {
     if (w->position.index > s->answerable || w->position.index > s->stored) {
         return false;
     }
+    if (w->committed_ns == 0) {
+        w->committed_ns = clock_now_ns();
+        if (w->cb != NULL) {
+            metrics_observe_us(&s->node->metrics.node.write_commit_seconds, (w->committed_ns - w->started_ns) / 1000);
+        }
+    }
+    return true;
+}
+
+/* Whether w may be answered. */
+static bool answerable(struct shard *s, struct write *w, uint64_t now_ms)
+{
+    if (!note_committed(s, w)) {
+        return false;
+    }
     if (feeder_applied(s->feeder) >= w->position.index) {
+        if (w->cb != NULL) {
+            metrics_observe_since_ns(&s->node->metrics.node.write_apply_seconds, w->committed_ns);
+        }
         return true;
     }
-    if (w->committed_ms == 0) {
-        w->committed_ms = now_ms;
-    }
-    if (now_ms - w->committed_ms < s->node->apply_wait_ms) {
+    if (now_ms < w->committed_ns / 1000000 + s->node->apply_wait_ms) {
         return false;
     }
     w->result.applied_pending = true;
@@ -136,11 +170,18 @@ static bool answerable(struct shard *s, struct write *w, uint64_t now_ms)
 
 void write_answer(struct shard *s, uint64_t now_ms)
 {
+    /* All at once: a write behind others that wait for the engine has its own apply_wait, not one after theirs. */
+    while (*s->pending_uncommitted != NULL && note_committed(s, *s->pending_uncommitted)) {
+        s->pending_uncommitted = &(*s->pending_uncommitted)->next;
+    }
     while (s->pending_head != NULL && answerable(s, s->pending_head, now_ms)) {
         struct write *w = s->pending_head;
         s->pending_head = w->next;
         if (w->next == NULL) {
             s->pending_tail = &s->pending_head;
+        }
+        if (s->pending_uncommitted == &w->next) {
+            s->pending_uncommitted = &s->pending_head;
         }
         finish(s, w, 0, "");
     }
@@ -259,6 +300,7 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
     }
     w->cb = cb;
     w->data = data;
+    w->started_ns = clock_now_ns();
     w->id = *id;
     w->kind = kind;
     w->body = body;
@@ -288,6 +330,7 @@ int write_internal(struct shard *s, enum record_kind kind, const uint8_t *body, 
     if (w == NULL) {
         return OTR_NOMEM;
     }
+    w->started_ns = clock_now_ns();
     w->kind = kind;
     w->body = body;
     w->body_bytes = body_bytes;

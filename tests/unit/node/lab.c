@@ -136,8 +136,8 @@ static void put_key(struct lab *lab, const char *key, char *value)
     struct put_all p = {0};
     struct otr_txn_req req = {.data = &p};
     struct otr_op op = {.type = OTR_OP_PUT, .key = key, .value = value, .value_bytes = strlen(value)};
-    int rv = otr_backend_fake.txn(node_backend(lab->nodes[0]), &req, &(struct otr_txn){.ops = &op, .ops_count = 1},
-                                  on_put_all);
+    struct otr_backend *b = node_backend(lab->nodes[0]);
+    int rv = b->ops->txn(b, &req, &(struct otr_txn){.ops = &op, .ops_count = 1}, on_put_all);
 
     cr_assert(eq(int, rv, 0));
     lab_until(lab, is_set, &p.done, "a key is put");
