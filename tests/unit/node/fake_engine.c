@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <uv.h>
 
-enum { PROCESSES = 8, COLLECTIONS = 32, POINTS = 4096, CALLS = 256 };
+enum { PROCESSES = 8, COLLECTIONS = 96, POINTS = 4096, CALLS = 256 };
 
 struct stored {
     char id[64];

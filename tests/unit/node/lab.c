@@ -1,6 +1,7 @@
 #include "lab.h"
 
 #include "fake_engine.h"
+#include "lab_backend.h"
 #include "sidecar/coord/keys.h"
 #include "sidecar/coord/values.h"
 #include "sidecar/core/placement.h"
@@ -50,7 +51,7 @@ void lab_start(struct lab *lab, int i)
         .peer = {"127.0.0.1", lab->ports[i]},
         .peer_listen_host = "127.0.0.1",
         .peer_listen_port = lab->ports[i],
-        .backend = &otr_backend_fake,
+        .backend = &lab_backend_ops,
         .backend_config = {.endpoints = fake_coordinator_endpoint(lab->coordinator)},
         .engine = &otr_engine_fake,
         .engine_config = {.url = engines[i]},
