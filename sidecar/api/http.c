@@ -144,6 +144,7 @@ static void on_connection(uv_stream_t *stream, int status)
         http_conn_close(c);
         return;
     }
+    s->metrics.connections_total++;
     uv_tcp_nodelay(&c->tcp, 1);
     if (s->conns_count > s->config.connections_max) {
         http_conn_refuse(c, 503, "too many connections: try again");
@@ -244,6 +245,13 @@ uint16_t http_server_port(const struct http_server *s)
 uint32_t http_server_connections(const struct http_server *s)
 {
     return s->conns_count;
+}
+
+const struct http_metrics *http_server_metrics(struct http_server *s)
+{
+    s->metrics.connections = s->conns_count;
+    s->metrics.body_bytes = s->bodies_total;
+    return &s->metrics;
 }
 
 void http_server_stop(struct http_server *s)

@@ -15,6 +15,7 @@
 
 #include "outrigger/err.h"
 #include "sidecar/api/text.h"
+#include "sidecar/io/metrics.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -72,6 +73,20 @@ int http_server_new(struct http_server **s, const struct http_server_config *con
 uint16_t http_server_port(const struct http_server *s);
 /* Connections that are open. */
 uint32_t http_server_connections(const struct http_server *s);
+
+/* clang-format off */
+/* outrigger_http_... */
+#define HTTP_METRICS(X, S)                                                                                   \
+    X(S, connections_total, COUNTER, "Connections accepted")                                                 \
+    X(S, refused_total, COUNTER, "Connections and requests refused before they meant anything: malformed, too large, too slow, too many") \
+    X(S, received_bytes_total, COUNTER, "Bytes received")                                                    \
+    X(S, sent_bytes_total, COUNTER, "Bytes of answers")                                                      \
+    /* read when asked */                                                                                    \
+    X(S, connections, GAUGE, "Open connections")                                                             \
+    X(S, body_bytes, GAUGE, "Memory that holds bodies of requests")
+/* clang-format on */
+METRICS_STRUCT(http_metrics, HTTP_METRICS);
+const struct http_metrics *http_server_metrics(struct http_server *s);
 /* No new connections or requests; connections that wait for a request are closed. */
 void http_server_stop(struct http_server *s);
 /* stop, then waits until what is under way has been answered, frees and calls cb. Writing gets a second. */
@@ -86,7 +101,8 @@ char *http_body_take(struct http_exchange *x);
 void http_body_detach(struct http_server *s, char *body);
 void http_body_free(struct http_server *s, char *body);
 
-/* `headers`: further header lines, each ended by CRLF, or NULL. `body`: taken over (emptied), or NULL. A body that
+/* `headers`: further header lines, each ended by CRLF, or NULL; when they begin with Content-Type, the body is of that
+ * type and not JSON. `body`: taken over (emptied), or NULL. A body that
  * failed (text_failed) becomes a 500. */
 void http_reply(struct http_exchange *x, int status, const char *headers, struct text *body);
 

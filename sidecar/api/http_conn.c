@@ -174,8 +174,11 @@ static void conn_answer(struct http_conn *c, int status, const char *headers, st
     }
     text_init(&c->out_head, 1 << 20);
     text_printf(&c->out_head, "HTTP/1.1 %d %s\r\n", status, http_status_str((enum http_status)status));
+    if (!bodiless && (headers == NULL || strncmp(headers, "Content-Type:", strlen("Content-Type:")) != 0)) {
+        text_puts(&c->out_head, "Content-Type: application/json\r\n");
+    }
     if (!bodiless) {
-        text_printf(&c->out_head, "Content-Type: application/json\r\nContent-Length: %zu\r\n", c->out_body.used);
+        text_printf(&c->out_head, "Content-Length: %zu\r\n", c->out_body.used);
     }
     if (!c->keep_alive || c->s->stopped) {
         text_puts(&c->out_head, "Connection: close\r\n");
@@ -191,6 +194,7 @@ static void conn_answer(struct http_conn *c, int status, const char *headers, st
         http_conn_close(c);
         return;
     }
+    c->s->metrics.sent_bytes_total += c->out_head.used + c->out_body.used;
     conn_write(c);
 }
 
@@ -207,6 +211,7 @@ void http_conn_refuse(struct http_conn *c, int status, const char *why)
     free(c->head);
     c->head = NULL;
     c->keep_alive = false;
+    c->s->metrics.refused_total++;
     text_init(&body, 4096);
     http_error_text(&body, code, why, "false", NULL);
     conn_answer(c, status, NULL, &body);
@@ -287,6 +292,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
     } else if (nread < 0) {
         http_conn_close(c);
     } else if (c->state != HTTP_CONN_LINGER) {
+        c->s->metrics.received_bytes_total += (uint64_t)nread;
         http_conn_input(c, buf->base, (size_t)nread);
     }
 }

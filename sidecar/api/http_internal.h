@@ -43,6 +43,7 @@ struct http_server {
     struct http_conn *conns;
     uint32_t conns_count;
     uint64_t bodies_total;
+    struct http_metrics metrics;
     uint64_t closing_since_ms;
     bool stopped;
     bool listener_closed;

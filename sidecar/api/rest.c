@@ -6,6 +6,7 @@
 #include "sidecar/io/clock.h"
 #include "sidecar/io/random.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <strings.h>
 
@@ -50,6 +51,15 @@ uint32_t rest_left_ms(const struct rest_request *r)
     return r->deadline_ms > now_ms ? (uint32_t)(r->deadline_ms - now_ms) : 1;
 }
 
+static void count(struct rest_request *r, int status)
+{
+    struct api *a = r->api;
+
+    a->metrics.requests_in_flight--;
+    metrics_observe_since_ns(&a->routes[r->route].request_duration_seconds, r->started_ns);
+    a->codes[r->route][status / 100 - 2].requests_total++;
+}
+
 void rest_reply(struct rest_request *r, int status, const char *headers, struct text *body)
 {
     struct http_exchange *x = r->x;
@@ -61,6 +71,7 @@ void rest_reply(struct rest_request *r, int status, const char *headers, struct 
         rest_error(r, err, err == OTR_TOOBIG ? "the answer is larger than 64 MiB: ask for less" : otr_strerror(err));
         return;
     }
+    count(r, status);
     r->x = NULL;
     *r->link = r->next;
     if (r->next != NULL) {
@@ -312,6 +323,7 @@ static const struct route routes[] = {
     {"GET", {"healthz"}, rest_healthz, NO_CONSISTENCY},
     {"GET", {"readyz"}, rest_readyz, NO_CONSISTENCY},
     {"GET", {"cluster"}, rest_cluster, NO_CONSISTENCY},
+    {"GET", {"metrics"}, rest_metrics, NO_CONSISTENCY},
     {"GET", {"collections"}, rest_collection_list, NO_CONSISTENCY},
     {"POST", {"collections"}, rest_collection_create, NO_CONSISTENCY},
     {"GET", {"collections", "*"}, rest_collection_get, NO_CONSISTENCY},
@@ -322,6 +334,23 @@ static const struct route routes[] = {
     {"GET", {"collections", "*", "points", "*"}, rest_point_get, NODE_LINEARIZABLE},
     {"DELETE", {"collections", "*", "points", "*"}, rest_point_delete, NO_CONSISTENCY},
 };
+
+static_assert(sizeof routes / sizeof routes[0] <= REST_ROUTES_MAX, "every route has its metrics");
+
+bool rest_route(size_t number, const char **method, char *path, size_t path_bytes)
+{
+    size_t used = 0;
+
+    if (number >= sizeof routes / sizeof routes[0]) {
+        return false;
+    }
+    *method = routes[number].method;
+    for (size_t i = 0; i < URL_SEGMENTS_MAX && routes[number].path[i] != NULL; i++) {
+        used += (size_t)snprintf(path + used, path_bytes - used, "/%s", routes[number].path[i]);
+        assert(used < path_bytes);
+    }
+    return true;
+}
 
 static bool path_matches(const struct route *route, const struct url *url)
 {
@@ -418,6 +447,9 @@ void rest_on_request(void *data, struct http_exchange *x)
         r->next->link = &r->next;
     }
     a->requests = r;
+    a->metrics.requests_in_flight++;
+    r->route = REST_ROUTES_MAX;
+    r->started_ns = clock_now_ns();
     r->body_bytes = x->body_bytes;
     r->body = http_body_take(x);
     rv = url_parse(&r->url, x->target, x->target_bytes, &r->msg);
@@ -431,6 +463,7 @@ void rest_on_request(void *data, struct http_exchange *x)
     for (size_t i = 0; i < sizeof routes / sizeof routes[0] && route == NULL; i++) {
         if (strcmp(routes[i].method, x->method) == 0 && path_matches(&routes[i], &r->url)) {
             route = &routes[i];
+            r->route = i;
         }
     }
     if (route == NULL) {

@@ -5,6 +5,7 @@
  *   rest_collections.c  collections made, listed, described, deleted
  *   rest_points.c       put, get, delete, search
  *   rest_status.c       /healthz, /readyz, /cluster
+ *   rest_metrics.c      /metrics
  *
  * A request is answered exactly once; what was started for it (door, coordinator, thread pool) may end later, so it
  * lives until `pending` is zero as well. */
@@ -23,9 +24,22 @@ enum {
     REST_INLINE_BYTES = 128 << 10, /* larger bodies are parsed on the thread pool */
     REST_VECTORS_MAX = 1 << 20,    /* floats of one search answer */
     REST_TICK_MS = 50,
+    REST_ROUTES_MAX = 32,
+    REST_CLASSES = 4, /* of status codes: 2xx to 5xx */
 };
 
 struct rest_request;
+
+/* clang-format off */
+/* outrigger_http_..., by method and route; the second also by class of status code */
+#define ROUTE_METRICS(X, S) X(S, request_duration_seconds, HISTOGRAM, "From a request's last byte to its answer")
+#define CODE_METRICS(X, S) X(S, requests_total, COUNTER, "Requests answered")
+/* outrigger_http_... */
+#define REST_METRICS(X, S) X(S, requests_in_flight, GAUGE, "Requests not yet answered")
+/* clang-format on */
+METRICS_STRUCT(route_metrics, ROUTE_METRICS);
+METRICS_STRUCT(code_metrics, CODE_METRICS);
+METRICS_STRUCT(rest_metrics, REST_METRICS);
 
 struct api {
     struct node *node;
@@ -35,6 +49,9 @@ struct api {
     uv_timer_t timer;
     uint32_t request_timeout_ms;
     struct rest_request *requests; /* not yet answered */
+    struct rest_metrics metrics;
+    struct route_metrics routes[REST_ROUTES_MAX + 1]; /* the last: what has no route */
+    struct code_metrics codes[REST_ROUTES_MAX + 1][REST_CLASSES];
     bool closing;
     int handles_open;
     void (*close_cb)(void *data);
@@ -48,6 +65,8 @@ struct rest_request {
     struct http_exchange *x; /* NULL once answered */
     struct rest_request *next, **link;
     uint32_t pending;
+    size_t route; /* its number */
+    uint64_t started_ns;
     uint64_t give_up_ms; /* answered with OTR_TIMEOUT then, when whoever should answer does not */
     bool writes;         /* an answer that is lost may hide an effect */
     struct url url;
@@ -107,5 +126,9 @@ void rest_point_delete(struct rest_request *r);
 void rest_healthz(struct rest_request *r);
 void rest_readyz(struct rest_request *r);
 void rest_cluster(struct rest_request *r);
+void rest_metrics(struct rest_request *r);
+
+/* The method and path of a route, "*" for what a client chooses; false: there is none of that number. */
+bool rest_route(size_t number, const char **method, char *path, size_t path_bytes);
 
 #endif

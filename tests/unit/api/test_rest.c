@@ -219,6 +219,58 @@ Test(rest, health_readiness_and_head)
     cr_assert(eq(int, ask("GET", "/healthz", ""), 200)); /* No body was left in the stream. */
 }
 
+/* --- metrics ----------------------------------------------------------------------------------------------------- */
+
+Test(rest, metrics_are_text_of_the_node_the_server_and_the_process)
+{
+    cr_assert(eq(int, ask("GET", "/metrics", ""), 200));
+    cr_assert(eq(str, (char *)answer_header(&f.answer, "Content-Type"), "text/plain; version=0.0.4; charset=utf-8"));
+    cr_assert(strstr(strstr(f.answer.head, "Content-Type") + 1, "Content-Type") == NULL);
+    cr_assert(says("fake_node 1\n"));
+    cr_assert(says("# TYPE outrigger_http_connections gauge\noutrigger_http_connections 1\n"));
+    cr_assert(says("\noutrigger_http_connections_total 1\n"));
+    cr_assert(says("\noutrigger_http_requests_in_flight 1\n")); /* this one */
+    cr_assert(says("\nprocess_resident_memory_bytes "));
+    cr_assert(eq(int, ask("GET", "/healthz", ""), 200));
+    cr_assert(eq(str, (char *)answer_header(&f.answer, "Content-Type"), "application/json"));
+}
+
+Test(rest, requests_are_counted_by_route_and_class)
+{
+    cr_assert(eq(int, put_point("a", "[0,1,0]"), 200));
+    cr_assert(eq(int, put_point("b", "[0,1,0]"), 200));
+    cr_assert(eq(int, put_point("b", "[0,1]"), 400));
+    cr_assert(eq(int, ask("GET", "/collections/c/points/none", ""), 404));
+    cr_assert(eq(int, ask("GET", "/nowhere", ""), 404));
+    cr_assert(eq(int, ask("GET", "/metrics", ""), 200));
+    cr_assert(says("{method=\"PUT\",route=\"/collections/*/points\",code=\"2xx\"} 2\n"));
+    cr_assert(says("{method=\"PUT\",route=\"/collections/*/points\",code=\"4xx\"} 1\n"));
+    cr_assert(says("{method=\"PUT\",route=\"/collections/*/points\",code=\"5xx\"} 0\n"));
+    cr_assert(says("{method=\"GET\",route=\"/collections/*/points/*\",code=\"4xx\"} 1\n"));
+    cr_assert(says("{method=\"other\",route=\"other\",code=\"4xx\"} 1\n"));
+    cr_assert(says("_bucket{method=\"PUT\",route=\"/collections/*/points\",le=\"+Inf\"} 3\n"));
+    cr_assert(says("_count{method=\"PUT\",route=\"/collections/*/points\"} 3\n"));
+    cr_assert(says("{method=\"GET\",route=\"/metrics\",code=\"2xx\"} 0\n")); /* not this one yet */
+    cr_assert(says("outrigger_http_requests_in_flight 1\n"));
+    cr_assert(says("outrigger_http_refused_total 0\n"));
+    client_puts(&f.client, "GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n");
+    answer_free(&f.answer);
+    cr_assert(client_answer(&f.client, &f.answer, 5000));
+    cr_assert(eq(int, f.answer.status, 400));
+    client_close(&f.client);
+    client_open(&f.client, &f.loop, api_port(f.api));
+    cr_assert(eq(int, ask("GET", "/metrics", ""), 200));
+    cr_assert(says("outrigger_http_refused_total 1\n"));
+    cr_assert(says("outrigger_http_connections_total 2\n"));
+}
+
+Test(rest, metrics_that_cannot_be_collected_are_an_error)
+{
+    fake_ready(f.w, false);
+    cr_assert(eq(int, ask("GET", "/metrics", ""), 503));
+    cr_assert(says("out_of_memory"));
+}
+
 Test(rest, the_cluster_is_described)
 {
     cr_assert(eq(int, ask("GET", "/cluster", ""), 200));

@@ -1,0 +1,95 @@
+/* GET /metrics: the node's, the HTTP server's and the process' metrics in Prometheus' text format. */
+#include "sidecar/api/rest.h"
+
+#include "sidecar/io/process.h"
+#include "sidecar/node/node_metrics.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+enum { ROUTE_BYTES = 100 };
+
+static void put(void *data, const char *bytes, size_t count)
+{
+    text_put(data, bytes, count);
+}
+
+static void label_route(struct metrics_labels *l, size_t number)
+{
+    char path[ROUTE_BYTES] = "other";
+    const char *method = "other";
+
+    (void)rest_route(number, &method, path, sizeof path);
+    metrics_label(l, "method", method);
+    metrics_label(l, "route", path);
+}
+
+static bool route_shown(size_t number)
+{
+    char path[ROUTE_BYTES];
+    const char *method;
+
+    return number == REST_ROUTES_MAX || rest_route(number, &method, path, sizeof path);
+}
+
+static void print_routes(const struct api *a, const struct metrics_out *out)
+{
+    static const struct metrics_family families[] = METRICS_FAMILIES(route_metrics, ROUTE_METRICS);
+    struct metrics_object objects[REST_ROUTES_MAX + 1] = {0};
+    size_t count = 0;
+
+    for (size_t i = 0; i <= REST_ROUTES_MAX; i++) {
+        if (route_shown(i)) {
+            label_route(&objects[count].labels, i);
+            objects[count++].values = &a->routes[i];
+        }
+    }
+    metrics_print(out, "outrigger_http_", families, COUNT(families), objects, count);
+}
+
+static void print_codes(const struct api *a, const struct metrics_out *out)
+{
+    static const char *const names[REST_CLASSES] = {"2xx", "3xx", "4xx", "5xx"};
+    static const struct metrics_family families[] = METRICS_FAMILIES(code_metrics, CODE_METRICS);
+    struct metrics_object objects[(REST_ROUTES_MAX + 1) * REST_CLASSES] = {0};
+    size_t count = 0;
+
+    for (size_t i = 0; i < (REST_ROUTES_MAX + 1) * (size_t)REST_CLASSES; i++) {
+        if (route_shown(i / REST_CLASSES)) {
+            label_route(&objects[count].labels, i / REST_CLASSES);
+            metrics_label(&objects[count].labels, "code", names[i % REST_CLASSES]);
+            objects[count++].values = &a->codes[i / REST_CLASSES][i % REST_CLASSES];
+        }
+    }
+    metrics_print(out, "outrigger_http_", families, COUNT(families), objects, count);
+}
+
+static void print_http(const struct api *a, const struct metrics_out *out)
+{
+    static const struct metrics_family server_families[] = METRICS_FAMILIES(http_metrics, HTTP_METRICS);
+    static const struct metrics_family rest_families[] = METRICS_FAMILIES(rest_metrics, REST_METRICS);
+    struct metrics_object server = {.values = http_server_metrics(a->http)};
+    struct metrics_object rest = {.values = &a->metrics};
+
+    metrics_print(out, "outrigger_http_", server_families, COUNT(server_families), &server, 1);
+    metrics_print(out, "outrigger_http_", rest_families, COUNT(rest_families), &rest, 1);
+    print_routes(a, out);
+    print_codes(a, out);
+}
+
+void rest_metrics(struct rest_request *r)
+{
+    struct text body;
+    struct metrics_out out = {.put = put, .data = &body};
+    int rv;
+
+    text_init(&body, REST_ANSWER_MAX);
+    rv = node_metrics_print(r->api->node, &out);
+    if (rv != 0) {
+        text_close(&body);
+        rest_error(r, rv, "");
+        return;
+    }
+    print_http(r->api, &out);
+    process_metrics_print(&out);
+    rest_reply(r, 200, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n", &body);
+}
