@@ -88,7 +88,8 @@ struct replica_msg {
             struct otr_position prev;
             uint64_t last_index; /* entries are prev.index + 1 .. last_index */
             uint64_t commit;
-            const struct replica_entry *entries; /* incoming only; lent. Outgoing: the shell fetches the bytes */
+            const struct replica_entry *entries; /* incoming only, last_index - prev.index of them; lent. Outgoing: the
+                                                  * shell fetches the bytes */
         } append;
         struct {
             uint64_t log_id;
@@ -378,7 +379,9 @@ struct replica;
 
 int replica_new(struct replica **out, const struct replica_config *config, const struct replica_durable *durable);
 void replica_free(struct replica *r);
-/* After new, before the first event: the epoch boundaries ascending, and the entries' request ids ascending. */
+/* After new, before the first event: the epoch boundaries ascending, and the entries' request ids ascending. While a
+ * seed comes in (between DO_SEED_ACCEPT and EV_SEED_DONE): the request ids that came with it. OTR_INVALID when out of
+ * order. */
 int replica_restore_epoch(struct replica *r, uint64_t epoch, uint64_t first_index);
 int replica_restore_request(struct replica *r, const struct replica_entry *entry, uint32_t outcome, bool has_outcome);
 

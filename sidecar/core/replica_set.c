@@ -64,10 +64,12 @@ static bool change_names(const struct replica *r, otr_node node)
     return r->change.kind == REPLICA_CHANGE_SET && descriptor_in_sync(&r->change.descriptor, node) >= 0;
 }
 
+/* One that grants but does not write would hold up every commit as soon as it is counted. */
 static bool may_join(const struct replica *r, const struct replica_peer *p)
 {
     return p->log_id != 0 && !p->needs_seed && !p->seeding && replica_connected(r, p->node) &&
-           !silent(r, p, r->config.timings.replica_timeout_ms) && r->last.index - p->acked <= REPLICA_JOIN_LAG;
+           !silent(r, p, r->config.timings.replica_timeout_ms) && r->last.index - p->acked <= REPLICA_JOIN_LAG &&
+           (p->acked >= r->last.index || r->now_ms - p->progress_ms < r->config.timings.replica_timeout_ms);
 }
 
 /* From here on the replica is counted; published it is when it holds what is committed by now. */

@@ -65,7 +65,10 @@ static bool shown_regressed(struct replica *r, const struct descriptor *d, uint6
         .generation = r->meta.seen_generation, .epoch = r->meta.seen_epoch, .version = r->meta.seen_version};
 
     if (d != NULL && descriptor_compare(d, &seen) >= 0) {
-        r->regressed_descriptor = false;
+        if (r->regressed_descriptor) {
+            r->regressed_descriptor = false;
+            r->alarm = NULL; /* should it happen again, it is to be said again */
+        }
         return false;
     }
     if (d == NULL && r->meta.log_id == 0 && seen.generation == 0 && seen.epoch == 0 && seen.version == 0) {

@@ -114,6 +114,24 @@ Test(replica_lead, a_learner_is_counted_before_it_is_published)
     fixture_close(&f);
 }
 
+/* A learner whose disk hangs goes on to grant: counted, it would hold up every write. */
+Test(replica_lead, a_learner_that_does_not_write_stops_being_counted)
+{
+    struct fixture f = fixture_primary(2);
+
+    step_ack(&f, 3, 1, 0); /* near enough to be counted from now on */
+    step_write(&f, 1);
+    step_synced(&f, 2);
+    step_ack(&f, 2, 1, 2);
+    for (int i = 0; i < 50; i++) {
+        step_grant(&f, 2, f.now_ms);
+        step_grant(&f, 3, f.now_ms);
+        step_tick(&f, 10);
+    }
+    cr_assert(eq(u64, status(&f).committed_index, 2));
+    fixture_close(&f);
+}
+
 /* PROTOCOL J3: silence alone takes replica_timeout. */
 Test(replica_lead, a_silent_member_leaves_after_replica_timeout)
 {
