@@ -38,7 +38,7 @@ void epochs_append(struct epochs *e, uint64_t epoch, uint64_t index)
     }
     assert(newest == NULL || newest->epoch < epoch);
     assert(newest == NULL || newest->first_index < index);
-    assert(e->count < e->capacity);
+    assert(e->items != NULL && e->count < e->capacity);
     e->items[e->count++] = (struct epochs_start){.epoch = epoch, .first_index = index};
 }
 

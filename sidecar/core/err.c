@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char *const err_texts[] = {[OTR_OK] = "success",
-#define X(code, text) [code] = text,
+#define X(code, text) [code] = (text),
                                         OTR_ERR_MAP(X)
 #undef X
 };

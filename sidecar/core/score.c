@@ -34,7 +34,11 @@ struct sums {
 
 INLINE double sum_dot(const float *a, const float *b, uint32_t dimension)
 {
-    double4 sum0 = {0}, sum1 = {0}, x, y, total;
+    double4 sum0 = {0};
+    double4 sum1 = {0};
+    double4 x;
+    double4 y;
+    double4 total;
     double rest = 0;
     uint32_t i = 0;
 
@@ -55,7 +59,11 @@ INLINE double sum_dot(const float *a, const float *b, uint32_t dimension)
 
 INLINE double sum_squares(const float *a, const float *b, uint32_t dimension)
 {
-    double4 sum0 = {0}, sum1 = {0}, x, y, total;
+    double4 sum0 = {0};
+    double4 sum1 = {0};
+    double4 x;
+    double4 y;
+    double4 total;
     double rest = 0;
     uint32_t i = 0;
 
@@ -81,7 +89,11 @@ INLINE double sum_squares(const float *a, const float *b, uint32_t dimension)
 INLINE double sum_absolute(const float *a, const float *b, uint32_t dimension)
 {
     const int4 no_sign = {INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX};
-    double4 sum0 = {0}, sum1 = {0}, x, y, total;
+    double4 sum0 = {0};
+    double4 sum1 = {0};
+    double4 x;
+    double4 y;
+    double4 total;
     double rest = 0;
     uint32_t i = 0;
 
@@ -102,7 +114,14 @@ INLINE double sum_absolute(const float *a, const float *b, uint32_t dimension)
 
 INLINE struct sums sum_cosine(const float *a, const float *b, uint32_t dimension)
 {
-    double4 ab0 = {0}, ab1 = {0}, aa0 = {0}, aa1 = {0}, bb0 = {0}, bb1 = {0}, x, y;
+    double4 ab0 = {0};
+    double4 ab1 = {0};
+    double4 aa0 = {0};
+    double4 aa1 = {0};
+    double4 bb0 = {0};
+    double4 bb1 = {0};
+    double4 x;
+    double4 y;
     struct sums rest = {0};
     uint32_t i = 0;
 
