@@ -65,7 +65,7 @@ struct journal_shard_state {
  * the shard holds), SEED_POINTS (a PUT's body: live points as of the seed), SEED_END, CUT (entries from h->index on are
  * gone). `place` is the record's. */
 typedef void (*journal_visit_cb)(void *data, const struct record_header *h, const uint8_t *body, journal_place place);
-int journal_open(struct journal **j, const struct journal_config *config, journal_visit_cb visit, void *data,
+int journal_open(struct journal **out, const struct journal_config *config, journal_visit_cb visit, void *data,
                  struct otr_errmsg *msg);
 /* Batches that were not flushed are dropped. No flush may be running. */
 void journal_close(struct journal *j);

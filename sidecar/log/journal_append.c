@@ -50,7 +50,7 @@ static void batch_commit(struct journal *j, struct journal_batch *b, uint8_t *da
     if (last != NULL && last->data + last->bytes == data) {
         last->bytes += bytes;
     } else {
-        assert(b->pieces_count < b->pieces_capacity);
+        assert(b->pieces != NULL && b->pieces_count < b->pieces_capacity);
         b->pieces[b->pieces_count++] = (struct batch_piece){.data = data, .bytes = bytes};
     }
     b->bytes += bytes;

@@ -304,6 +304,7 @@ static int result_reserve(struct journal_bytes *result, size_t *capacity, size_t
     if (*capacity - result->bytes >= bytes) {
         return 0;
     }
+    assert(want > *capacity);
     grown = realloc(result->data, want);
     if (grown == NULL) {
         return OTR_NOMEM;

@@ -116,7 +116,7 @@ static int table_reserve(struct table *t, size_t more)
 /* Memory that a great deletion left behind is given back; where there is none to do so, it stays. */
 static void table_shrink(struct table *t)
 {
-    if (t->capacity > 4 * TABLE_CAPACITY_MIN && t->count < t->capacity / 8) {
+    if (t->capacity > (size_t)4 * TABLE_CAPACITY_MIN && t->count < t->capacity / 8) {
         (void)table_resize(t, t->count * 2 + TABLE_CAPACITY_MIN);
     }
 }
@@ -217,6 +217,7 @@ static struct table *table_make(struct store *s, uint64_t collection, size_t mor
     if (table_reserve(&fresh, more) != 0) {
         return NULL;
     }
+    assert(fresh.slots != NULL);
     at = table_position(s, collection);
     memmove(s->tables + at + 1, s->tables + at, (s->tables_count - at) * sizeof *s->tables);
     s->tables[at] = fresh;
@@ -575,7 +576,6 @@ static size_t page_count(const struct items *items, size_t max)
 static struct store_snapshot *snapshot(const struct store *s, uint64_t collection, uint64_t from, size_t max,
                                        uint64_t (*key)(const struct item *))
 {
-    const struct table *only = table_get(s, collection);
     size_t room = (size_t)(collection == 0 ? store_count_all(s) : store_count(s, collection));
     struct items items = {.list = malloc(room * sizeof *items.list + 1)};
     struct store_snapshot *snap = NULL;
@@ -584,7 +584,7 @@ static struct store_snapshot *snapshot(const struct store *s, uint64_t collectio
         return NULL;
     }
     for (size_t i = 0; i < s->tables_count; i++) {
-        if (collection == 0 || &s->tables[i] == only) {
+        if (collection == 0 || s->tables[i].collection == collection) {
             items_collect(&items, &s->tables[i], from, max);
         }
     }

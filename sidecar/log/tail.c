@@ -35,6 +35,7 @@ static bool make_room(struct tail *t)
 {
     struct tail_chunk *grown;
 
+    assert(t->chunks != NULL || (t->first == 0 && t->count == 0 && t->capacity == 0));
     if (t->first + t->count < t->capacity) {
         return true;
     }
