@@ -69,8 +69,10 @@ int conn_write_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_
     c->out_bytes -= length;
     while (length > 0) {
         struct message *m = s->out_first;
-        size_t take = m->bytes - s->out_offset;
+        size_t take;
 
+        assert(m != NULL); /* out_bytes is the sum of what the messages still hold. */
+        take = m->bytes - s->out_offset;
         take = take < length ? take : length;
         if (take <= COPY_BYTES_MAX) {
             batch_copy(c, m->data + s->out_offset, take);

@@ -226,5 +226,5 @@ bool grpc_reader_partial(const struct grpc_reader *reader)
 void grpc_reader_close(struct grpc_reader *reader)
 {
     free(reader->body);
-    *reader = (struct grpc_reader){0};
+    memset(reader, 0, sizeof *reader);
 }

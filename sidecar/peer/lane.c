@@ -18,7 +18,7 @@ static struct lane *lane_of(struct peer_link *link, const struct stream *s)
             return &link->lanes[i];
         }
     }
-    assert(!"a lane's stream belongs to a lane");
+    assert(false && "a lane's stream belongs to a lane");
     return NULL;
 }
 

@@ -34,7 +34,7 @@ enum {
     STALL_MS = 1000, /* a tick so late: it was us who stood still */
 };
 
-#define TO(state) (1u << (state))
+#define TO(state) (1U << (state))
 struct link_state_rule {
     const char *name;
     unsigned allowed;
@@ -85,6 +85,7 @@ static void report_failure(struct peer_link *link, bool refused, bool rejected, 
         if (link->reported != PEER_LINK_REFUSED) {
             report(link, PEER_LINK_REFUSED, why);
         }
+        /* NOLINTNEXTLINE(bugprone-branch-clone): another state, or another reason for it. */
     } else if (link->reported != PEER_LINK_DOWN && link->reported != PEER_LINK_REFUSED) {
         report(link, PEER_LINK_DOWN, why);
     } else if (rejected && strncmp(link->reported_why, why->text, sizeof link->reported_why - 1) != 0) {

@@ -126,10 +126,10 @@ typedef void (*peer_room_cb)(void *data, struct peer_stream *stream);
 int peer_seed_open(struct peer_link *link, struct peer_stream **stream, peer_room_cb room, peer_reply_cb done,
                    void *data);
 /* OTR_BUSY: wait for room. OTR_UNREACHABLE: over, done comes. OTR_TOOBIG, OTR_NOMEM. */
-int peer_seed_send(struct peer_stream *stream, const Outrigger__V1__SeedFrame *frame);
+int peer_seed_send(struct peer_stream *seed, const Outrigger__V1__SeedFrame *frame);
 /* No more frames. */
-void peer_seed_finish(struct peer_stream *stream);
+void peer_seed_finish(struct peer_stream *seed);
 /* done comes with OTR_CANCELED. */
-void peer_seed_cancel(struct peer_stream *stream);
+void peer_seed_cancel(struct peer_stream *seed);
 
 #endif
