@@ -186,7 +186,8 @@ static int take_json_shard(struct cluster_view *v, const cJSON *from)
     struct cluster_view_shard *to = &v->shards[v->shards_count];
     const cJSON *range = field_find(from, "range");
     const cJSON *primary = field_find(from, "primary");
-    uint64_t id, min_in_sync = 0;
+    uint64_t id;
+    uint64_t min_in_sync = 0;
 
     if (!get_whole(from, "id", OTR_SHARDS_MAX - 1, &id) || !get_whole(from, "epoch", COUNTER_MAX, &to->epoch) ||
         cJSON_GetArraySize(range) != 2 || !cJSON_IsNumber(cJSON_GetArrayItem(range, 0)) ||
@@ -323,7 +324,8 @@ void cluster_view_take_own(struct cluster_view *v, uint32_t node, const char *te
     {
         const char *role = cJSON_GetStringValue(field_find(item, "role"));
         struct cluster_view_shard *shard;
-        uint64_t id, committed;
+        uint64_t id;
+        uint64_t committed;
 
         if (n->own == NULL || !get_whole(item, "id", OTR_SHARDS_MAX - 1, &id) ||
             !get_whole(item, "committed", COUNTER_MAX, &committed) || (shard = find_shard(v, id)) == NULL) {

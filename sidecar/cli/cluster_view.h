@@ -52,12 +52,14 @@ struct cluster_view_settings {
     const char *sidecar; /* URL; NULL: asks the coordinator */
 };
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): offsetof takes none. */
 #define CLUSTER_VIEW_OPTIONS(type, member)                                                \
     COORD_CLIENT_OPTIONS(type, member.coordinator),                                       \
     {                                                                                     \
         "sidecar", OPTION_TEXT, offsetof(type, member.sidecar), "URL", NULL, false, 0, 0, \
             "ask this sidecar instead of the coordinator"                                 \
     }
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 /* `v` is zeroed; to be closed in every case. Errors with words. */
 int cluster_view_read(struct cluster_view *v, struct loop *loop, const struct cluster_view_settings *settings,

@@ -21,7 +21,7 @@ struct coord_client_settings {
     const char *endpoints;
 };
 
-/* Their entries in a command's table of options. */
+/* Their entries in a command's table of options. NOLINTBEGIN(bugprone-macro-parentheses): offsetof takes none. */
 #define COORD_CLIENT_OPTIONS(type, member)                                                                              \
     {"cluster", OPTION_NAME, offsetof(type, member.cluster), "NAME", "outrigger", false, 0, 0, "the cluster's name"},   \
         {"backend", OPTION_TEXT, offsetof(type, member.backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"}, \
@@ -29,6 +29,7 @@ struct coord_client_settings {
         "endpoints", OPTION_TEXT, offsetof(type, member.endpoints), "URL,URL", "http://127.0.0.1:2379", false, 0, 0,    \
             "where the coordinator is"                                                                                  \
     }
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 int coord_client_open(struct coord_client *c, struct loop *loop, const struct coord_client_settings *settings,
                       struct otr_errmsg *msg);

@@ -83,9 +83,9 @@ int dev_plan_write_json(struct dev_plan *d, struct otr_errmsg *msg)
 
 size_t dev_plan_processes(struct dev_plan *d, struct dev_process *out[DEV_PLAN_PROCESSES_MAX])
 {
-    uint32_t n = d->shape.nodes;
+    size_t n = d->shape.nodes;
 
-    for (uint32_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         out[i] = &d->nodes[i].sidecar;
         out[n + i] = &d->nodes[i].engine;
     }

@@ -202,8 +202,7 @@ static int slot_send(struct slot *s)
     return http_client_start(l->http, &s->request, put_done);
 }
 
-/* The part on top is over: the next one, or the next batch. */
-static void part_over(struct slot *s)
+static void part_drop(struct slot *s)
 {
     free(s->body);
     s->body = NULL;
@@ -211,31 +210,34 @@ static void part_over(struct slot *s)
     if (s->parts_count > 0) {
         new_request_id(s);
     }
-    slot_next(s);
 }
 
-static void part_failed(struct slot *s, const char *why)
+static void part_drop_failed(struct slot *s, const char *why)
 {
     struct part part = s->parts[s->parts_count - 1];
 
     for (uint32_t i = part.first; i < part.last; i++) {
         fail_line(s->load, s->batch.numbers[i], why);
     }
-    part_over(s);
+    part_drop(s);
 }
 
-static void send_or_fail(struct slot *s)
+/* The part on top is over: the next one, or the next batch. */
+static void part_over(struct slot *s)
 {
-    int rv = slot_send(s);
+    part_drop(s);
+    slot_next(s);
+}
 
-    if (rv != 0) {
-        part_failed(s, otr_strerror(rv));
-    }
+static void part_failed(struct slot *s, const char *why)
+{
+    part_drop_failed(s, why);
+    slot_next(s);
 }
 
 static void on_retry(uv_timer_t *timer)
 {
-    send_or_fail(timer->data);
+    slot_next(timer->data);
 }
 
 static void try_again(struct slot *s, const char *why)
@@ -263,7 +265,7 @@ static void halve(struct slot *s)
     free(s->body);
     s->body = NULL;
     new_request_id(s);
-    send_or_fail(s);
+    slot_next(s);
 }
 
 static void put_done(struct http_request *req, int status, const struct http_response *response,
@@ -325,20 +327,27 @@ static bool read_batch(struct slot *s)
     return rv == 0 && s->batch.count > 0;
 }
 
+/* Sends the part on top, or the next batch. A loop, as each of many batches may fail to be sent. */
 static void slot_next(struct slot *s)
 {
     struct load *l = s->load;
+    int rv;
 
-    if (s->parts_count == 0) {
-        if (l->fatal != 0 || l->loop.interrupted != 0 || !read_batch(s)) {
-            l->at_end = true;
-            slot_idle(s);
-            return;
+    do {
+        if (s->parts_count == 0) {
+            if (l->fatal != 0 || l->loop.interrupted != 0 || !read_batch(s)) {
+                l->at_end = true;
+                slot_idle(s);
+                return;
+            }
+            s->parts[s->parts_count++] = (struct part){.first = 0, .last = s->batch.count};
+            new_request_id(s);
         }
-        s->parts[s->parts_count++] = (struct part){.first = 0, .last = s->batch.count};
-        new_request_id(s);
-    }
-    send_or_fail(s);
+        rv = slot_send(s);
+        if (rv != 0) {
+            part_drop_failed(s, otr_strerror(rv));
+        }
+    } while (rv != 0);
 }
 
 /* --- the collection ----------------------------------------------------------------------------------------------- */
