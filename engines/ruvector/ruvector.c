@@ -512,7 +512,7 @@ static void caps(const struct otr_engine *engine, struct otr_engine_caps *caps_o
 
     *caps_out = (struct otr_engine_caps){
         .metrics =
-            1u << OTR_METRIC_COSINE | 1u << OTR_METRIC_EUCLIDEAN | 1u << OTR_METRIC_DOT | 1u << OTR_METRIC_MANHATTAN,
+            1U << OTR_METRIC_COSINE | 1U << OTR_METRIC_EUCLIDEAN | 1U << OTR_METRIC_DOT | 1U << OTR_METRIC_MANHATTAN,
         .exact = e->hnsw == NULL,
         .lists = true,
     };

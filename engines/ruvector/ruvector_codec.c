@@ -361,7 +361,7 @@ static bool get_id(const cJSON *json, const char *name, char id[OTR_ENGINE_ID_MA
         return false;
     }
     memset(id, 0, OTR_ENGINE_ID_MAX); /* so that two of them compare as memory */
-    memcpy(id, text, bytes);
+    memcpy(id, text, bytes + 1);
     return true;
 }
 

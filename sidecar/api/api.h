@@ -15,7 +15,7 @@ struct api_config {
 };
 
 /* OTR_INUSE, OTR_INVALID with words that name the address. */
-int api_new(struct api **a, const struct api_config *config, struct otr_errmsg *msg);
+int api_new(struct api **out, const struct api_config *config, struct otr_errmsg *msg);
 uint16_t api_port(const struct api *a);
 /* Stops listening, answers what is under way with 503, closes, then cb. */
 void api_close(struct api *a, void (*cb)(void *data), void *data);

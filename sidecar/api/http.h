@@ -69,7 +69,7 @@ struct http_server_config {
 };
 
 /* OTR_INUSE, OTR_INVALID, OTR_DENIED with words that name the address. */
-int http_server_new(struct http_server **s, const struct http_server_config *config, struct otr_errmsg *msg);
+int http_server_new(struct http_server **out, const struct http_server_config *config, struct otr_errmsg *msg);
 uint16_t http_server_port(const struct http_server *s);
 /* Connections that are open. */
 uint32_t http_server_connections(const struct http_server *s);

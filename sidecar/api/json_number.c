@@ -15,6 +15,7 @@ int json_scan_number(struct json *j, const char **after)
 {
     const char *p = j->p;
 
+    *after = p;
     if (*p == '-') {
         p++;
     }

@@ -74,7 +74,7 @@ static size_t put_utf8(char *out, uint32_t code)
 /* One escape at j->p (behind the backslash), to out (NULL: only checked). Returns 0 or an error. */
 static int scan_escape(struct json *j, char *out, size_t *used)
 {
-    uint32_t code;
+    uint32_t code = 0;
     int rv;
 
     *used = 1;

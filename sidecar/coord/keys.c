@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <stdio.h>
 
-static_assert(sizeof "/outrigger//collections/" + 2 * OTR_NAME_MAX <= KEY_MAX, "every key fits");
+static_assert(sizeof "/outrigger//collections/" + (size_t)2 * OTR_NAME_MAX <= KEY_MAX, "every key fits");
 
 static const char root[] = "/outrigger/";
 

@@ -350,7 +350,8 @@ static int parse_range(const cJSON *json, struct descriptor *d, struct otr_errms
 {
     const cJSON *range = NULL;
     uint32_t count = 0;
-    double first, last;
+    double first;
+    double last;
     int rv;
 
     rv = field_get_array(json, "range", 2, &range, &count, msg);
