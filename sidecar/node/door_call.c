@@ -71,7 +71,7 @@ static int check_body(struct node *n, const Outrigger__V1__ForwardRequest *reque
 static void on_forward(struct node *n, struct peer_call *call, const Outrigger__V1__ForwardRequest *request)
 {
     struct otr_request_id id;
-    const char *why;
+    const char *why = "no request id";
     int rv;
 
     if (request->request_id.len != sizeof id.bytes) {
@@ -81,7 +81,7 @@ static void on_forward(struct node *n, struct peer_call *call, const Outrigger__
     memcpy(id.bytes, request->request_id.data, sizeof id.bytes);
     rv = otr_request_id_is_none(&id) ? OTR_INVALID : check_body(n, request, &why);
     if (rv != 0) {
-        forward_failed(call, rv, otr_request_id_is_none(&id) ? "no request id" : why);
+        forward_failed(call, rv, why);
         return;
     }
     rv = node_write(n, request->shard, &id, (enum record_kind)request->kind, request->body.data, request->body.len,

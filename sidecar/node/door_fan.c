@@ -8,6 +8,7 @@
 #include "sidecar/core/merge.h"
 #include "sidecar/io/clock.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -356,6 +357,7 @@ static int ask_remote(struct fan_op *o, struct attempt *a, otr_node target, uint
     if (link == NULL || !peer_link_up(link)) {
         return OTR_UNREACHABLE;
     }
+    assert(a->parts_count > 0);
     shards = calloc(a->parts_count, sizeof *shards);
     if (shards == NULL) {
         return OTR_NOMEM;

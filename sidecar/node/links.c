@@ -110,7 +110,8 @@ static int hand_over(struct shard *s, otr_node to, const struct replica_msg *msg
 {
     struct node *n = s->node;
     struct peer_link *link = node_link(n, to);
-    Outrigger__V1__ReplicaMessage wire, *wires[1] = {&wire};
+    Outrigger__V1__ReplicaMessage wire;
+    Outrigger__V1__ReplicaMessage *wires[1] = {&wire};
     Outrigger__V1__Position position;
 
     if (link == NULL) {

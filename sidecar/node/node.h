@@ -43,7 +43,7 @@ struct node_config {
 /* Opens the data directory (blocking: recovery), listens for peers, starts to reach the coordinator and the engine.
  * Neither needs to be there: the node waits for them. Errors with words: OTR_INUSE, OTR_INVALID (another cluster's or
  * node's data), OTR_DENIED, OTR_IO, OTR_CORRUPT. */
-int node_new(struct node **n, const struct node_config *config, struct otr_errmsg *msg);
+int node_new(struct node **out, const struct node_config *config, struct otr_errmsg *msg);
 /* Ends the session so that others need not wait, closes everything, then cb. */
 void node_close(struct node *n, void (*cb)(void *data), void *data);
 

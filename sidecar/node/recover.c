@@ -114,7 +114,8 @@ static void visit(void *data, const struct record_header *h, const uint8_t *body
 
 void recover_outcome(struct shard *s, uint64_t index, uint32_t outcome)
 {
-    size_t low = 0, high = s->recovered_count;
+    size_t low = 0;
+    size_t high = s->recovered_count;
 
     while (low < high) {
         size_t middle = low + (high - low) / 2;

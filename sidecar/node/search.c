@@ -99,7 +99,8 @@ static struct kept *kept_new(const struct otr_point *p)
 
 static void consider(struct search *x, const struct otr_point *p)
 {
-    struct merge_hit hit, dropped = {0};
+    struct merge_hit hit;
+    struct merge_hit dropped = {0};
     struct kept *k;
 
     if (p->dimension != x->ask.dimension || !filter_matches(x->filter, p)) {

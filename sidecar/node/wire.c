@@ -95,7 +95,7 @@ static int unpack_entries(const Outrigger__V1__ReplicaMessage *in, struct incomi
         int rv = record_read(bytes + offset, available - offset, &h);
         if (rv != 0 || h.shard != in->shard || h.index != first + i || h.kind >= RECORD_LOCAL_FIRST ||
             h.epoch > in->epoch) {
-            otr_errmsg_set(msg, "append: entry %llu is damaged or misplaced", (unsigned long long)(first + i));
+            otr_errmsg_set(msg, "append: entry %llu is damaged or misplaced", (unsigned long long)first + i);
             return OTR_PROTO;
         }
         entries[i].position = (struct otr_position){h.epoch, h.index};
