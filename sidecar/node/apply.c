@@ -17,7 +17,8 @@ struct apply_read {
     struct node_work work;
     struct shard *shard;
     struct journal_reader *reader;
-    uint64_t first; /* index of the first entry read */
+    uint64_t first;  /* index of the first entry read */
+    uint64_t log_id; /* of the log that it belongs to */
     int status;
     struct otr_errmsg msg;
 };
@@ -78,8 +79,8 @@ static int apply_bytes(struct shard *s, const struct journal_bytes *entries)
 
 static void failed(struct shard *s, int rv)
 {
-    node_fatal(s->node, "shard %u: cannot apply entry %llu to the store: %s", s->id,
-               (unsigned long long)(s->stored + 1), otr_strerror(rv));
+    node_fatal(s->node, "shard %u: cannot apply entry %llu to the store: %s", s->id, (unsigned long long)s->stored + 1,
+               otr_strerror(rv));
 }
 
 static void progressed(struct shard *s)
@@ -107,7 +108,8 @@ static void read_done(struct node_work *w)
 
     s->apply_reading = false;
     /* A seed may have replaced the log meanwhile: what was read then belongs to the old one. */
-    if (rv == 0 && !s->node->closing && s->seed_in == NULL && a->first == s->stored + 1) {
+    if (rv == 0 && !s->node->closing && s->seed_in == NULL && a->log_id == s->meta.log_id &&
+        a->first == s->stored + 1) {
         rv = apply_bytes(s, entries);
     }
     journal_reader_free(a->reader);
@@ -136,6 +138,7 @@ static int read_entries(struct shard *s)
     }
     a->shard = s;
     a->first = s->stored + 1;
+    a->log_id = s->meta.log_id;
     rv = journal_reader_entries(a->reader, s->id, s->stored + 1, s->commit, APPLY_BYTES);
     if (rv != 0) {
         journal_reader_free(a->reader);
@@ -195,7 +198,7 @@ int apply_recover(struct shard *s, uint64_t committed, struct otr_errmsg *msg)
     }
     if (rv != 0) {
         otr_errmsg_wrap(msg, "shard %u: rebuild the store from entry %llu on: %s", s->id,
-                        (unsigned long long)(s->stored + 1), otr_strerror(rv));
+                        (unsigned long long)s->stored + 1, otr_strerror(rv));
     }
     return rv;
 }

@@ -66,6 +66,8 @@ struct feeder {
     size_t made_count, made_capacity;
     uint64_t making;
     uint64_t asked_collections; /* number of the collections' full read we wait for; 0: none */
+    uint64_t deleted[16];       /* a ring: what such reads did not show, and never will */
+    size_t deleted_count;
     struct otr_point batch[OTR_ENGINE_BATCH];
 };
 
@@ -177,6 +179,13 @@ static void pause_feeding(struct feeder *f, const char *what, int status, const 
 }
 
 /* After any failure what was read is dropped and read again: `applied` says from where. */
+static void read_again(struct feeder *f)
+{
+    forget_chunk(f);
+    f->snapshot_next = f->snapshot_sent;
+    f->replay_points = 0;
+}
+
 static bool call_ended(struct feeder *f, const char *what, int status, const struct otr_errmsg *msg)
 {
     struct node_metrics *m = &f->s->node->metrics.node;
@@ -192,10 +201,7 @@ static bool call_ended(struct feeder *f, const char *what, int status, const str
     }
     if (status != 0) {
         m->engine_errors_total++;
-        forget_chunk(f);
-        f->snapshot_next = f->snapshot_sent;
-        f->replay_points = 0;
-        f->carried_valid = false;
+        read_again(f);
         pause_feeding(f, what, status, msg);
         return false;
     }
@@ -246,9 +252,7 @@ static void started(struct feeder *f, int rv)
         f->calling = true;
         f->called_ns = clock_now_ns();
     } else {
-        forget_chunk(f);
-        f->snapshot_next = f->snapshot_sent;
-        f->replay_points = 0;
+        read_again(f);
         pause_feeding(f, "call", rv, NULL);
     }
 }
@@ -301,6 +305,18 @@ static void call_write(struct feeder *f, uint64_t collection, bool put, size_t c
                    : n->engine_ops->erase(n->engine, &f->req, name, f->batch, count, on_written));
 }
 
+static bool is_deleted(const struct feeder *f, uint64_t id)
+{
+    size_t ring = sizeof f->deleted / sizeof f->deleted[0];
+
+    for (size_t i = 0; i < ring && i < f->deleted_count; i++) {
+        if (f->deleted[i] == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* What to do with points of a collection now. */
 enum verdict { FEED = 1, SKIP, LATER };
 
@@ -310,6 +326,9 @@ static enum verdict judge(struct feeder *f, uint64_t collection)
     const struct topology_collection *c = topology_collection_by_id(n->topology, collection);
 
     if (c == NULL) {
+        if (is_deleted(f, collection)) {
+            return SKIP;
+        }
         if (f->asked_collections == 0) {
             f->asked_collections = collections_ask(n);
         }
@@ -317,7 +336,8 @@ static enum verdict judge(struct feeder *f, uint64_t collection)
             return LATER;
         }
         f->asked_collections = 0;
-        return SKIP; /* deleted: its DROP entry follows */
+        f->deleted[f->deleted_count++ % (sizeof f->deleted / sizeof f->deleted[0])] = collection;
+        return SKIP; /* its DROP entry follows */
     }
     f->asked_collections = 0;
     if (!is_made(f, collection)) {
@@ -350,6 +370,7 @@ static void read_done(struct node_work *w)
     f->reading = NULL;
     if (r->status != 0) {
         journal_reader_free(r->reader);
+        read_again(f);
         pause_feeding(f, "read the journal", r->status, NULL);
     } else if (r->points > 0) {
         f->replay_reader = r->reader;
@@ -377,6 +398,7 @@ static void read_start(struct feeder *f, struct journal_reader *reader, size_t p
 
     if (r == NULL) {
         journal_reader_free(reader);
+        read_again(f);
         pause_feeding(f, "read the journal", OTR_NOMEM, NULL);
         return;
     }
@@ -707,6 +729,7 @@ void feeder_reset(struct feeder *f)
 {
     f->data_id[0] = '\0';
     f->applied = 0;
+    f->done_index = 0; /* a call under way is for nothing */
     forget_chunk(f);
     if (!f->calling) {
         forget_replay(f);

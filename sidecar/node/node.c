@@ -237,6 +237,7 @@ static void on_tick(uv_timer_t *timer)
         write_answer(s, now);
         read_wait_check(s, now);
         feeder_kick(s->feeder);
+        seed_receive_tick(s);
         shard_note_progress(s, now, false);
     }
     if (!n->dying) {

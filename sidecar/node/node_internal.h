@@ -331,6 +331,8 @@ void seed_receive_frame(struct node *n, struct peer_call *call, const struct pee
                         const Outrigger__V1__SeedFrame *frame);
 void seed_receive_accepted(struct shard *s, const struct replica_meta *meta);
 void seed_receive_durable(struct shard *s, uint64_t metas_durable);
+void seed_receive_tick(struct shard *s);
+void seed_receive_stop(struct shard *s); /* the hub is closed */
 
 /* read.c */
 /* Waits until `ready` says 0 (or an error) and calls done from the loop, not from inside. OTR_TIMEOUT after timeout_ms.

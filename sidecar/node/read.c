@@ -12,21 +12,32 @@
 /* --- waiting
  * ----------------------------------------------------------------------------------------------------------- */
 
-void read_wait_start(struct shard *s, struct read_wait *w)
+static void check_later(struct shard *s)
 {
-    w->shard = s;
-    w->next = s->waits;
-    s->waits = w;
     if (!s->waits_queued) {
         s->waits_queued = true;
         later_run(s->node, &s->waits_later, read_wait_later);
     }
 }
 
+void read_wait_start(struct shard *s, struct read_wait *w)
+{
+    w->shard = s;
+    w->next = s->waits;
+    s->waits = w;
+    check_later(s);
+}
+
 void read_wait_check(struct shard *s, uint64_t now_ms)
 {
     struct read_wait *ended = NULL;
 
+    if (s->stepping) { /* whoever is answered may write to this shard at once */
+        if (s->waits != NULL) {
+            check_later(s);
+        }
+        return;
+    }
     for (struct read_wait **p = &s->waits; *p != NULL;) {
         struct read_wait *w = *p;
         int rv = w->ready(w, now_ms);

@@ -2,6 +2,8 @@
  * first, then everything the shard held is forgotten, points come in, and with the end the log goes on from the seed's
  * position.
  *
+ * The stream goes on only as fast as the disk takes what came: its next frame is asked for when little is pending.
+ *
  * begin -> EV_SEED_BEGIN -> DO_SEED_ACCEPT (or the call is refused) -> points ... -> end -> durable -> EV_SEED_DONE,
  * reply */
 #include "sidecar/node/seed.h"
@@ -12,12 +14,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { SEED_PENDING_BYTES = 8 << 20 }; /* appended and not yet durable, above which the stream waits */
+
 struct seed_in {
     struct shard *shard;
     struct peer_call *call; /* NULL: it broke off */
     uint64_t log_id;
     bool accepted;
     bool ending;
+    bool waiting;         /* for the disk */
     uint64_t wait_number; /* journal meta that must be durable at the end */
     struct otr_position position;
     uint64_t points;
@@ -54,6 +59,10 @@ static void in_end(struct seed_in *in, bool ok, const char *why)
                  (unsigned long long)in->points, (unsigned long long)in->position.index);
     }
     s->seed_in = NULL;
+    if (accepted && !ok) { /* half a seed is nothing */
+        store_clear(s->store);
+        feeder_reset(s->feeder);
+    }
     if (accepted) {
         shard_feed(s, &(struct replica_event){
                           .type = REPLICA_EV_SEED_DONE,
@@ -118,13 +127,36 @@ static void take_begin(struct node *n, struct peer_call *call, const struct peer
     peer_call_next(call);
 }
 
+/* The next frame, as soon as the disk keeps up. */
+static void ask_next(struct seed_in *in)
+{
+    in->waiting = journal_pending_bytes(in->shard->node->journal) > SEED_PENDING_BYTES;
+    if (!in->waiting) {
+        peer_call_next(in->call);
+    }
+}
+
+void seed_receive_tick(struct shard *s)
+{
+    if (s->seed_in != NULL && s->seed_in->waiting && s->seed_in->call != NULL) {
+        ask_next(s->seed_in);
+    }
+}
+
+void seed_receive_stop(struct shard *s)
+{
+    free(s->seed_in); /* its call went with the hub */
+    s->seed_in = NULL;
+}
+
 static void take_points(struct seed_in *in, const Outrigger__V1__SeedFrame__Points *points)
 {
     struct shard *s = in->shard;
     struct body_iter it;
     struct otr_point p;
     journal_place place;
-    int rv = body_iter_init(&it, RECORD_PUT, points->body.data, points->body.len);
+    int rv = points->body.len > OTR_BODY_MAX ? OTR_TOOBIG
+                                             : body_iter_init(&it, RECORD_PUT, points->body.data, points->body.len);
 
     while (rv == 0 && (rv = body_next(&it, &p)) == 0) {
         in->points++;
@@ -141,7 +173,7 @@ static void take_points(struct seed_in *in, const Outrigger__V1__SeedFrame__Poin
         in_end(in, false, otr_strerror(rv));
         return;
     }
-    peer_call_next(in->call);
+    ask_next(in);
 }
 
 static bool restore_ids(struct shard *s, const uint8_t *bytes, size_t count)
@@ -164,7 +196,8 @@ static void take_end(struct seed_in *in, const Outrigger__V1__SeedFrame__End *en
     struct shard *s = in->shard;
     int rv;
 
-    if (end->position == NULL || !restore_ids(s, end->request_ids.data, end->request_ids.len)) {
+    if (end->position == NULL || end->request_ids.len > OTR_BODY_MAX ||
+        !restore_ids(s, end->request_ids.data, end->request_ids.len)) {
         in_end(in, false, "damaged end of seed");
         return;
     }
@@ -189,6 +222,7 @@ void seed_receive_durable(struct shard *s, uint64_t metas_durable)
 {
     struct seed_in *in = s->seed_in;
 
+    seed_receive_tick(s);
     if (in->ending && metas_durable >= in->wait_number) {
         in_end(in, true, "");
     }
@@ -212,6 +246,9 @@ void seed_receive_frame(struct node *n, struct peer_call *call, const struct pee
     } else if (frame->begin != NULL && in == NULL) {
         take_begin(n, call, from, frame->begin);
     } else if (in == NULL || !in->accepted || in->ending) {
+        if (in != NULL) {
+            in->call = NULL; /* gone with this; what was complete is still installed */
+        }
         peer_call_fail(call, 3, "a seed begins with its begin and ends with its end");
     } else if (frame->points != NULL) {
         take_points(in, frame->points);

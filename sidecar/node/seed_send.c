@@ -4,14 +4,19 @@
  * The snapshot is a copy of the store's places at `stored`: exact, for the store holds committed entries only. Points
  * are read in pieces off the loop, one piece ahead of what the stream takes.
  *
- * Request ids, little-endian, one after the other: u64 epoch, u64 index, u64 time, 16 bytes id, u32 outcome, u32 0. */
+ * Request ids, little-endian, one after the other: u64 epoch, u64 index, u64 time, 16 bytes id, u32 outcome, u32 0.
+ * They travel in one frame and are one record at the other side: of more than fit, the newest. */
 #include "sidecar/node/seed.h"
 
 #include "sidecar/io/log.h"
 
 #include <stdlib.h>
 
-enum { SEED_PIECE_POINTS = 512, SEED_PIECE_BYTES = 1 << 20 };
+enum {
+    SEED_PIECE_POINTS = 512,
+    SEED_PIECE_BYTES = 1 << 20, /* about; one point may be larger */
+    SEED_IDS_MAX = (32 << 20) / sizeof(struct seed_request_id)
+};
 
 struct seed_out {
     struct node_work work;
@@ -32,6 +37,7 @@ struct seed_out {
     uint64_t piece_collection;
     int numbers_first;
     size_t numbers_count;
+    size_t points_next; /* of the next piece: follows how large they are */
     int status;
 };
 
@@ -104,16 +110,31 @@ static void on_done(void *data, int status, const ProtobufCMessage *reply, const
 /* --- pieces
  * ------------------------------------------------------------------------------------------------------------ */
 
+/* As many as make a piece. */
+static size_t piece_count(const struct otr_point *points, size_t count)
+{
+    size_t bytes = 0;
+    size_t n = 0;
+
+    do {
+        bytes += (size_t)points[n].dimension * sizeof(float) + points[n].id_bytes + points[n].metadata_bytes;
+        n++;
+    } while (n < count && bytes < SEED_PIECE_BYTES);
+    return n;
+}
+
 static void piece_run(struct node_work *w)
 {
     struct seed_out *o = (struct seed_out *)w;
     struct otr_point *points = calloc(o->numbers_count + 1, sizeof *points);
+    size_t count = o->numbers_count;
 
     o->status = points == NULL ? OTR_NOMEM : journal_reader_run(o->reader, NULL);
     for (size_t i = 0; o->status == 0 && i < o->numbers_count; i++) {
         o->status = journal_reader_point_result(o->reader, o->numbers_first + (int)i, &points[i]);
     }
     if (o->status == 0) {
+        o->numbers_count = piece_count(points, count);
         o->piece_bytes = put_body_bytes(points, o->numbers_count);
         o->piece = malloc(o->piece_bytes);
         o->status = o->piece == NULL ? OTR_NOMEM : 0;
@@ -134,9 +155,13 @@ static void piece_done(struct node_work *w)
     journal_reader_free(o->reader);
     o->reader = NULL;
     if (o->shard == NULL) {
-        out_free(o);
+        if (o->stream == NULL) { /* else on_done comes, and frees */
+            out_free(o);
+        }
         return;
     }
+    o->at += o->numbers_count;
+    o->points_next = 2 * o->numbers_count < SEED_PIECE_POINTS ? 2 * o->numbers_count : SEED_PIECE_POINTS;
     if (o->status != 0) {
         log_error(o->shard->subject, "seeding: cannot read the points: %s", otr_strerror(o->status));
         peer_seed_cancel(o->stream); /* ends in on_done */
@@ -152,9 +177,10 @@ static void piece_start(struct seed_out *o)
     o->reader = journal_reader_new(o->shard->node->journal);
     o->piece_collection = snap->collections[o->at];
     o->numbers_count = 0;
-    while (o->reader != NULL && o->at < snap->count && o->numbers_count < SEED_PIECE_POINTS &&
-           snap->collections[o->at] == o->piece_collection) {
-        int number = journal_reader_point(o->reader, snap->slots[o->at].place, 0);
+    for (size_t i = o->at; o->reader != NULL && i < snap->count && o->numbers_count < o->points_next &&
+                           snap->collections[i] == o->piece_collection;
+         i++) {
+        int number = journal_reader_point(o->reader, snap->slots[i].place, 0);
         if (number < 0) {
             break;
         }
@@ -162,7 +188,6 @@ static void piece_start(struct seed_out *o)
             o->numbers_first = number;
         }
         o->numbers_count++;
-        o->at++;
     }
     if (o->numbers_count == 0) {
         peer_seed_cancel(o->stream);
@@ -294,6 +319,16 @@ static void add_id(const struct replica_entry *e, uint32_t outcome, void *data)
     ids->used += sizeof out;
 }
 
+static void keep_newest(struct ids *ids)
+{
+    size_t max = SEED_IDS_MAX * sizeof(struct seed_request_id);
+
+    if (ids->used > max) {
+        memmove(ids->bytes, ids->bytes + ids->used - max, max);
+        ids->used = max;
+    }
+}
+
 static void fail_at_start(struct shard *s, otr_node to)
 {
     shard_feed(s, &(struct replica_event){.type = REPLICA_EV_SEED_SENT, .seed_sent = {.to = to, .ok = false}});
@@ -312,9 +347,11 @@ void seed_send_start(struct shard *s, otr_node to)
     }
     o->shard = s;
     o->to = to;
+    o->points_next = SEED_PIECE_POINTS / 8;
     o->position = (struct otr_position){journal_epoch_at(n->journal, s->id, s->stored), s->stored};
     o->snapshot = store_snapshot_by_place(s->store, 0);
     replica_requests(s->replica, add_id, &ids);
+    keep_newest(&ids);
     o->request_ids = ids.bytes;
     o->request_ids_bytes = ids.used;
     if (o->snapshot == NULL || ids.failed || peer_seed_open(link, &o->stream, on_room, on_done, o) != 0) {

@@ -139,7 +139,8 @@ static void do_append(struct shard *s, const struct replica_action *a)
 static void do_append_raw(struct shard *s, const struct replica_action *a)
 {
     const struct incoming *in = s->incoming;
-    size_t from, to;
+    size_t from;
+    size_t to;
     int rv;
 
     assert(in != NULL && a->append_raw.first > in->msg.append.prev.index);
@@ -433,6 +434,7 @@ void shard_free(struct shard *s)
         return;
     }
     write_free_all(s);
+    seed_receive_stop(s);
     if (s->feeder != NULL) {
         feeder_free(s->feeder);
     }

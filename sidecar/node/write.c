@@ -68,6 +68,7 @@ void write_replied(struct shard *s, const struct replica_action *a, struct write
         finish(s, w, 0, "");
         return;
     case REPLICA_REPLY_JOIN:
+        w->outcome = a->reply.outcome; /* known when the entry is in the store and only its answer is held (A6) */
         s->metrics.duplicate_writes_total++;
         w->next = s->joined;
         s->joined = w;
