@@ -561,6 +561,11 @@ void replica_outcome(struct replica *r, uint64_t index, uint32_t outcome)
     dedup_outcome(&r->dedup, index, outcome);
 }
 
+bool replica_knows(const struct replica *r, const struct otr_request_id *id)
+{
+    return dedup_find(&r->dedup, id) != NULL;
+}
+
 void replica_requests(const struct replica *r, void (*cb)(const struct replica_entry *e, uint32_t outcome, void *data),
                       void *data)
 {

@@ -391,6 +391,8 @@ OTR_MUST_CHECK int replica_step(struct replica *r, const struct replica_event *e
 
 /* The outcome of a committed entry as computed when it was applied to the store (Q1). */
 void replica_outcome(struct replica *r, uint64_t index, uint32_t outcome);
+/* Whether a write with this id would get no entry: it has one (Q1, Q2). */
+bool replica_knows(const struct replica *r, const struct otr_request_id *id);
 /* Walks the dedup window (for seeding): calls cb ascending. */
 void replica_requests(const struct replica *r, void (*cb)(const struct replica_entry *e, uint32_t outcome, void *data),
                       void *data);

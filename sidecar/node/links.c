@@ -300,6 +300,13 @@ void links_drop_append(struct shard *s, otr_node to)
     }
 }
 
+/* An append of a reign that ended while it waited must not be read now: the log may have been cut since, and hold
+ * another reign's entries. */
+static bool still_leads(const struct shard *s, const struct append_job *job)
+{
+    return (s->role == REPLICA_PRIMARY || s->role == REPLICA_TAKEOVER) && s->epoch == job->msg.epoch;
+}
+
 static void on_drain(void *data, struct peer_link *link, enum peer_lane lane)
 {
     struct node *n = data;
@@ -308,8 +315,10 @@ static void on_drain(void *data, struct peer_link *link, enum peer_lane lane)
     for (otr_shard i = 0; lane == PEER_LANE_REPLICATE && i < n->shards_top && !n->closing; i++) {
         struct shard *s = n->shards[i];
         struct append_job *job = s != NULL ? append_find(s, peer) : NULL;
-        if (job != NULL && job->waiting) {
+        if (job != NULL && job->waiting && still_leads(s, job)) {
             append_go(s, job);
+        } else if (job != NULL && job->waiting) {
+            append_end(s, job, job->msg.append.prev.index, OTR_UNREACHABLE);
         }
     }
 }

@@ -290,7 +290,7 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
 {
     struct shard *s = node_shard(n, shard);
     struct write *w;
-    int rv;
+    int rv = 0;
 
     if (s == NULL) {
         return OTR_NOTPRIMARY;
@@ -306,7 +306,10 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
     w->kind = kind;
     w->body = body;
     w->body_bytes = body_bytes;
-    rv = admit(s, kind, body, body_bytes, w->message, sizeof w->message);
+    /* Q1: a retry of what stands in the log is told so, whatever would keep a new write out now. */
+    if (s->role != REPLICA_PRIMARY || !replica_knows(s->replica, id)) {
+        rv = admit(s, kind, body, body_bytes, w->message, sizeof w->message);
+    }
     if (rv != 0) {
         char why[sizeof w->message];
         snprintf(why, sizeof why, "%s", w->message[0] != '\0' ? w->message : otr_strerror(rv));

@@ -219,6 +219,43 @@ Test(faults, a_failed_read_leaves_no_hole_in_the_engine)
     lab_close(&lab);
 }
 
+static bool disk_is_full(struct lab *lab, void *data)
+{
+    (void)data;
+    return lab->nodes[lab_primary(lab, 0)]->disk_full;
+}
+
+/* PROTOCOL Q1. A full disk keeps new writes out; the retry of one that took effect is told that it did. */
+Test(faults, a_full_disk_and_the_retry_of_an_earlier_write)
+{
+    struct lab lab;
+    struct asked first = {0}, pending = {0}, refused = {0}, retry = {0};
+    struct otr_request_id ids[3];
+    uint64_t c;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    c = lab_collection(&lab, "things");
+    random_bytes(ids, sizeof ids);
+    put_one(&lab, c, "a", &ids[0], &first);
+    lab_until(&lab, was_answered, &first, "the first is answered");
+    put_bad_disk_below(lab.nodes[lab_primary(&lab, 0)]);
+    full = true;
+    put_one(&lab, c, "b", &ids[1], &pending);
+    lab_until(&lab, disk_is_full, NULL, "the disk is full");
+    put_one(&lab, c, "c", &ids[2], &refused);
+    lab_until(&lab, was_answered, &refused, "a new one is answered");
+    cr_assert(eq(int, refused.status, OTR_NOSPACE));
+    put_one(&lab, c, "a", &ids[0], &retry);
+    lab_until(&lab, was_answered, &retry, "the retry is answered");
+    cr_assert(eq(int, retry.status, 0));
+    cr_assert(eq(uint, pending.answered, 0));
+    full = false;
+    lab_until(&lab, was_answered, &pending, "there is room again");
+    cr_assert(eq(int, pending.status, 0));
+    lab_close(&lab);
+}
+
 /* --- seeding
  * -------------------------------------------------------------------------------------------------------------- */
 
