@@ -206,6 +206,7 @@ MODULES := engines/ruvector/node/node_modules
 # Installs what is missing and fetches what is not installed but unpacked.
 servers: $(BUILD)/servers/etcd/.unpacked
 	$(Q)scripts/fetch-ruvector.sh
+	$(Q)BUILD=$(BUILD) scripts/fetch-promtool.sh
 test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/simulate
 test:
 	$(Q)scripts/install-deps.sh build demo test
