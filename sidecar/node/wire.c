@@ -158,6 +158,10 @@ int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct 
         m->grant.granted = in->granted;
         return 0;
     case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__ASK:
+        if (strlen(in->primary) > OTR_NAME_MAX) {
+            otr_errmsg_set(msg, "question about a node with a name of %zu bytes", strlen(in->primary));
+            return OTR_PROTO;
+        }
         m->ask.nonce = in->nonce;
         m->ask.primary = topology_intern(n->topology, in->primary);
         m->ask.incarnation = in->incarnation;

@@ -162,3 +162,23 @@ Test(wire, unknown_kinds_are_refused)
     cr_assert(eq(int, wire_unpack(lab.node, &m, &in, &why), OTR_PROTO));
     wire_close(&lab);
 }
+
+/* The topology asserts what names may be; a peer's bytes must not get that far. */
+Test(wire, a_question_about_an_impossible_name_is_refused)
+{
+    struct wire_lab lab = wire_open();
+    Outrigger__V1__ReplicaMessage m = OUTRIGGER__V1__REPLICA_MESSAGE__INIT;
+    char name[OTR_NAME_MAX + 2];
+    struct otr_errmsg why;
+    struct incoming in;
+
+    memset(name, 'n', sizeof name);
+    name[OTR_NAME_MAX + 1] = '\0';
+    m.type = OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__ASK;
+    m.primary = name;
+    cr_assert(eq(int, wire_unpack(lab.node, &m, &in, &why), OTR_PROTO));
+    cr_assert(eq(u32, topology_nodes_count(lab.node->topology), 0));
+    m.primary = name + 1;
+    cr_assert(eq(int, wire_unpack(lab.node, &m, &in, &why), 0));
+    wire_close(&lab);
+}
