@@ -181,6 +181,13 @@ static size_t head_input(struct http_conn *c, const char *data, size_t n)
     if (c->head_used == 0 && n >= 2 && data[0] == '\r' && data[1] == '\n') {
         return 2; /* RFC 9112: an empty line before a request is passed over. */
     }
+    if (c->head_used == 1 && c->head[0] == '\r' && data[0] == '\n') { /* The same in two pieces. */
+        free(c->head);
+        c->head = NULL;
+        c->head_used = 0;
+        http_guard_init(&c->guard);
+        return 1;
+    }
     if (c->state == HTTP_CONN_IDLE) {
         http_conn_enter(c, HTTP_CONN_HEAD);
         c->head_used = 0;

@@ -145,6 +145,15 @@ Test(http, bytes_may_come_one_by_one)
     expect_echo(&f.client, "PUT /c hello");
 }
 
+/* RFC 9112: one before a request is passed over, whether or not it comes in one piece. */
+Test(http, an_empty_line_may_come_in_pieces)
+{
+    client_puts(&f.client, "GET /a" HOST "\r\n\r");
+    expect_echo(&f.client, "GET /a ");
+    client_puts(&f.client, "\nGET /b" HOST "\r\n");
+    expect_echo(&f.client, "GET /b ");
+}
+
 Test(http, pipelined_requests_are_answered_in_order)
 {
     f.hold = true;
