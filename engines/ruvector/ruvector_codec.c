@@ -174,7 +174,7 @@ static int read_header(const void *data, size_t bytes, uint16_t kind, struct hea
 int ruvector_codec_hits(const void *data, size_t bytes, struct otr_engine_hit **hits, size_t *hits_count,
                         struct otr_errmsg *msg)
 {
-    const uint8_t *scores = (const uint8_t *)data + sizeof(struct header);
+    const uint8_t *scores;
     const uint8_t *lengths;
     struct header header;
     size_t at;
@@ -192,6 +192,7 @@ int ruvector_codec_hits(const void *data, size_t bytes, struct otr_engine_hit **
     if (*hits == NULL) {
         return OTR_NOMEM;
     }
+    scores = (const uint8_t *)data + sizeof header;
     lengths = scores + (size_t)header.count * 8;
     at = sizeof header + (size_t)header.count * 12;
     for (uint32_t i = 0; i < header.count; i++) {

@@ -253,7 +253,7 @@ static int fail_duplicate(struct json *j, const char *at)
 /* The object's keys are keys[from..]: none may come twice. Many are sorted, for a body can hold millions. */
 static int check_keys(struct json *j, size_t from)
 {
-    struct json_key *keys = j->keys + from;
+    struct json_key *keys = j->keys != NULL ? j->keys + from : NULL; /* NULL: no object had a key so far. */
     size_t count = j->keys_count - from;
 
     if (count <= KEYS_COMPARED_MAX) {

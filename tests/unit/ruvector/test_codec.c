@@ -71,6 +71,14 @@ Test(ruvector_codec, longer_than_it_says_is_refused)
     cr_assert(eq(int, ruvector_codec_hits(longer, sizeof longer, &hits, &hits_count, &msg), OTR_INVALID));
 }
 
+Test(ruvector_codec, an_answer_without_a_body_is_refused)
+{
+    struct otr_engine_hit *hits;
+    size_t hits_count;
+
+    cr_assert(eq(int, ruvector_codec_hits(NULL, 0, &hits, &hits_count, &msg), OTR_INVALID));
+}
+
 Test(ruvector_codec, options_are_hnsw_or_nothing)
 {
     static const char *const bad[] = {
