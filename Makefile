@@ -200,6 +200,52 @@ bench: all $(BIN)/load servers
 	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_memory.py
 	$(Q)/usr/bin/python3 tests/bench/count_lines.py
 
+# --- fuzzing: tests/fuzz/fuzz_NAME.c with libFuzzer (clang), one program for each parser of foreign bytes ----------------------
+# What a target finds new stays in build/fuzz/corpus; a reproducer (build/fuzz/NAME-crash-...) goes into tests/fuzz/corpus.
+FUZZ         := $(BUILD)/fuzz
+FUZZ_CC      := clang
+FUZZ_SECONDS ?= 60
+FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_CFLAGS  := $(filter-out -O2 -D_FORTIFY_SOURCE=2 -fsanitize% -fno-sanitize%,$(CFLAGS_BASE)) -O1 \
+                -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+# The parsers and what they need. Not http_conn.c: fuzz_http.c plays it.
+FUZZ_SRC     := $(wildcard sidecar/core/*.c sidecar/log/*.c sidecar/coord/*.c sidecar/api/json*.c) \
+                $(patsubst %,sidecar/api/%.c,http_exchange http_guard http_request text url) \
+                $(patsubst %,sidecar/peer/%.c,grpc message) sidecar/node/wire.c \
+                $(patsubst %,sidecar/cli/%.c,config_file load_lines options) \
+                $(patsubst %,sidecar/io/%.c,clock random) \
+                backends/etcd/etcd_codec.c backends/etcd/etcd_stream.c engines/ruvector/ruvector_codec.c tests/lib/fake_disk.c
+FUZZ_OBJ     := $(patsubst %.c,$(FUZZ)/obj/%.o,$(FUZZ_SRC)) $(FUZZ)/obj/gen/outrigger.pb-c.o
+$(FUZZ)/obj/gen/outrigger.pb-c.o: $(PROTO).c
+	@mkdir -p $(@D)
+	$(call say,FUZZCC $<)
+	$(Q)$(FUZZ_CC) $(FUZZ_CFLAGS) -w -c $< -o $@
+$(FUZZ)/obj/%.o: %.c | $(PROTO).h
+	@mkdir -p $(@D)
+	$(call say,FUZZCC $<)
+	$(Q)$(FUZZ_CC) $(FUZZ_CFLAGS) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
+$(FUZZ)/libparsers.a: $(FUZZ_OBJ)
+	@rm -f $@
+	$(Q)ar rcsD $@ $^
+$(FUZZ)/bin/%: $(FUZZ)/obj/tests/fuzz/fuzz_%.o $(FUZZ)/libparsers.a
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(FUZZ_CC) -pie -fsanitize=fuzzer,address,undefined $(LDFLAGS) -o $@ $^ $(SYS_ALL)
+.PHONY: fuzz fuzz-replay fuzz-programs $(FUZZ_NAMES:%=fuzz-%) $(FUZZ_NAMES:%=fuzz-replay-%)
+.PRECIOUS: $(FUZZ)/obj/%.o
+fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ)/bin/%)
+$(FUZZ_NAMES:%=fuzz-%): fuzz-%: $(FUZZ)/bin/%
+	@mkdir -p $(FUZZ)/corpus/$*
+	$(FUZZ)/bin/$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+	  -artifact_prefix=$(FUZZ)/$*- $(FUZZ)/corpus/$* tests/fuzz/corpus/$*
+fuzz: $(FUZZ_NAMES:%=fuzz-%)
+# Every file of the corpus once; a target without a corpus would check nothing.
+$(FUZZ_NAMES:%=fuzz-replay-%): fuzz-replay-%: $(FUZZ)/bin/%
+	$(Q)test -n "$$(ls tests/fuzz/corpus/$*)"
+	$(Q)$(FUZZ)/bin/$* -timeout=10 tests/fuzz/corpus/$*/* 2>$(FUZZ)/$*.replay || { cat $(FUZZ)/$*.replay; exit 1; }
+	@echo "fuzz-$*: $$(ls tests/fuzz/corpus/$* | wc -l) files"
+fuzz-replay: $(FUZZ_NAMES:%=fuzz-replay-%)
+
 # --- everything the tests need; what they run is listed in tests/run.py -----------------------------------------------------
 MODULES := engines/ruvector/node/node_modules
 .PHONY: test test-long test-programs demo deps servers
@@ -212,6 +258,7 @@ test:
 	$(Q)scripts/install-deps.sh build demo test
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs servers compile_commands.json
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs SANITIZE=1
+	$(Q)$(MAKE) --no-print-directory -j2 fuzz-programs
 	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD)
 test-long: test
 	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) --set long
@@ -234,6 +281,8 @@ help:
 	@echo "make conformance   coordination backends against real servers; BACKEND=etcd or fake for one"
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
+	@echo "make fuzz-NAME     fuzzes one parser for FUZZ_SECONDS (60): $(FUZZ_NAMES); make fuzz: all of them"
+	@echo "make fuzz-replay   their corpora alone, quickly"
 	@echo "make format        settles the layout of all C files"
 	@echo "SANITIZE=1         the same with AddressSanitizer and UndefinedBehaviorSanitizer; V=1 shows the commands"
 
@@ -247,4 +296,4 @@ format-check:
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
+-include $(shell find $(OBJ) $(FUZZ)/obj -name '*.d' 2>/dev/null)

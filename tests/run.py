@@ -34,6 +34,7 @@ SUITES = (
         ("conformance", "test", 300, "make -s conformance BUILD=$BUILD"),
         ("conformance-sanitized", "test", 400, "make -s conformance BUILD=$BUILD SANITIZE=1"),
         ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
+        ("fuzz-replay", "test", 120, "make -s fuzz-replay BUILD=$BUILD"),
         ("format", "test", 60, "make -s format-check"),
         ("words", "test", 10, "tests/words.sh"),
     ]
