@@ -50,17 +50,20 @@ static void on_link(void *data, struct peer_link *link, enum peer_link_state sta
     switch (state) {
     case PEER_LINK_UP:
         p->up = true;
+        p->refused = false;
         p->incarnation = incarnation;
         tell_all(n, peer, REPLICA_PEER_UP, incarnation);
         return;
     case PEER_LINK_DOWN:
         p->metrics.links_lost_total += p->up;
         p->up = false;
+        p->refused = false;
         tell_all(n, peer, REPLICA_PEER_DOWN, p->incarnation);
         return;
     case PEER_LINK_REFUSED:
         p->metrics.links_lost_total += p->up;
         p->up = false;
+        p->refused = true;
         if (p->incarnation == 0) {
             /* Never met: the process that announced this address is not there. */
             p->incarnation = topology_node(n->topology, peer)->incarnation;
@@ -78,6 +81,8 @@ void links_brief(struct shard *s)
     for (otr_node peer = 1; peer <= topology_nodes_count(n->topology); peer++) {
         if (n->peers[peer].up) {
             tell_shard(s, peer, REPLICA_PEER_UP, n->peers[peer].incarnation);
+        } else if (n->peers[peer].refused) {
+            tell_shard(s, peer, REPLICA_PEER_DEAD, n->peers[peer].incarnation);
         }
     }
 }
