@@ -24,6 +24,11 @@ int exec_child_run(int argc, char **argv)
     if (getppid() != (pid_t)strtol(argv[0], NULL, 10)) {
         return EXIT_CANNOT;
     }
+    /* curl opens its sockets without close-on-exec: the parent's connections are not the child's. */
+    if (close_range(STDERR_FILENO + 1, ~0U, 0) != 0) {
+        fprintf(stderr, "outrigger exec-child: close_range: %s\n", strerror(errno));
+        return EXIT_CANNOT;
+    }
     execvp(argv[2], argv + 2);
     fprintf(stderr, "cannot run %s: %s\n", argv[2], strerror(errno));
     return EXIT_CANNOT;

@@ -37,6 +37,20 @@ class TestDev(ClusterTest):
     def test_all_replicas_come_into_sync(self):
         self.cluster.wait_in_sync(10)
 
+    def test_children_inherit_no_connections(self):
+        """A connection that several processes hold outlives the one that closes it."""
+        def sockets(pid):
+            found = set()
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                try:
+                    found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+                except FileNotFoundError:  # Closed meanwhile.
+                    pass
+            return {name for name in found if name.startswith("socket:")}
+
+        held = [sockets(process.pid) for process in self.cluster.processes.values()]
+        self.assertEqual(sum(map(len, held)), len(set().union(*held)))
+
     def test_a_second_one_leaves_the_directory_alone(self):
         done = run("dev", "--dir", self.cluster.data, "--etcd", ETCD, "--ruvector", RUVECTOR)
         self.assertEqual(done.returncode, 1)
