@@ -57,8 +57,18 @@ LIBS_log      := -lm -lpthread
 libs = $(patsubst %,$(LIB)/lib%.a,$(LINK_$(1)))
 syslibs = $(if $(LIBS_$(1)),$(LIBS_$(1)),$(SYS_ALL))
 
-.PHONY: all clean help format format-check
+.PHONY: all clean help format format-check FORCE
 all: $(BUILD)/outrigger$(BUILD_SUFFIX)
+
+# $(call list,NAME,WORDS): a file that is rewritten only when its words change. Libraries and programs depend on the list of
+# their objects, so that a source that is gone drops out of them; objects on the flags they were compiled with.
+define list
+$(OBJ)/$(1).list: FORCE
+	@mkdir -p $$(@D)
+	@echo '$$(strip $(2))' | cmp -s - $$@ || echo '$$(strip $(2))' > $$@
+endef
+FLAGS := $(OBJ)/flags.list
+$(eval $(call list,flags,$(CC) $(CFLAGS_BASE) $(WARNINGS) $(CFLAGS)))
 
 # --- generated protobuf code ---------------------------------------------------------------------------------------
 PROTO := $(BUILD)/gen/outrigger.pb-c
@@ -66,7 +76,7 @@ $(PROTO).c $(PROTO).h &: sidecar/peer/outrigger.proto
 	@mkdir -p $(BUILD)/gen
 	$(call say,PROTOC $<)
 	$(Q)protoc-c --proto_path=sidecar/peer --c_out=$(BUILD)/gen outrigger.proto
-$(OBJ)/gen/outrigger.pb-c.o: $(PROTO).c
+$(OBJ)/gen/outrigger.pb-c.o: $(PROTO).c $(FLAGS)
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(CFLAGS) -w -c $< -o $@
@@ -75,7 +85,8 @@ $(OBJ)/gen/outrigger.pb-c.o: $(PROTO).c
 define room
 SRC_$(notdir $(1)) := $$(wildcard $(1)/*.c)
 OBJ_$(notdir $(1)) := $$(patsubst %.c,$(OBJ)/%.o,$$(SRC_$(notdir $(1))))
-$(LIB)/lib$(notdir $(1)).a: $$(OBJ_$(notdir $(1)))
+$(LIB)/lib$(notdir $(1)).a: $$(OBJ_$(notdir $(1))) $(OBJ)/lib$(notdir $(1)).list
+$(call list,lib$(notdir $(1)),$$(OBJ_$(notdir $(1))))
 endef
 $(foreach r,$(ROOMS),$(eval $(call room,$(r))))
 OBJ_peer += $(OBJ)/gen/outrigger.pb-c.o
@@ -87,7 +98,7 @@ $(OBJ_peer) $(OBJ_node) $(OBJ_api) $(OBJ_cli): | $(PROTO).h
 MAIN_OBJ := $(OBJ)/sidecar/cli/main.o
 $(LIB)/libcli.a: OBJ_cli_nomain = $(filter-out $(MAIN_OBJ),$(OBJ_cli))
 
-$(OBJ)/%.o: %.c
+$(OBJ)/%.o: %.c $(FLAGS)
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(WARNINGS) $(CFLAGS) -c $< -o $@
@@ -105,7 +116,7 @@ $(BUILD)/outrigger$(BUILD_SUFFIX): $(MAIN_OBJ) $(call libs,cli)
 TEST_CFLAGS := $(filter-out -Wconversion -Wmissing-prototypes,$(WARNINGS)) -Wno-conversion
 TESTLIB_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/lib/*.c))
 
-$(OBJ)/tests/%.o: tests/%.c
+$(OBJ)/tests/%.o: tests/%.c $(FLAGS)
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
@@ -122,7 +133,8 @@ TESTLIB_etcd := http_stub
 define unit
 UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,$$(TESTLIB_$(1)))
 $$(UNIT_OBJ_$(1)): | $(PROTO).h
-$(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call libs,$(1))
+$(call list,unit-$(1),$$(UNIT_OBJ_$(1)))
+$(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call libs,$(1)) $(OBJ)/unit-$(1).list
 	@mkdir -p $$(@D)
 	$$(call say,LINK $$@)
 	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) $$(UNIT_LDFLAGS_$(1)) -o $$@ $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
@@ -147,7 +159,8 @@ peer-interop: $(BIN)/peer-echo
 # --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
 CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
                    $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store)
-$(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd)
+$(eval $(call list,conformance,$(CONFORMANCE_OBJ)))
+$(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd) $(OBJ)/conformance.list
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
 	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
@@ -161,7 +174,8 @@ conformance: $(BIN)/conformance $(BUILD)/servers/etcd/.unpacked
 # --- simulator: core and journal on virtual time, without libuv; SEED=n replays one with its whole trace ------------------
 SIM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/simulation/*.c)) $(OBJ)/tests/lib/fake_disk.o
 SEEDS ?= 1-200
-$(BIN)/simulate: $(SIM_OBJ) $(call libs,log)
+$(eval $(call list,simulate,$(SIM_OBJ)))
+$(BIN)/simulate: $(SIM_OBJ) $(call libs,log) $(OBJ)/simulate.list
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
 	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(SIM_OBJ) $(call libs,log) $(LIBS_log)
@@ -246,6 +260,13 @@ $(FUZZ_NAMES:%=fuzz-replay-%): fuzz-replay-%: $(FUZZ)/bin/%
 	@echo "fuzz-$*: $$(ls tests/fuzz/corpus/$* | wc -l) files"
 fuzz-replay: $(FUZZ_NAMES:%=fuzz-replay-%)
 
+# --- tests of the tests: programs that leak, overflow and read what nobody wrote; tests/canary/test_canary.py ---------------
+CANARY_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/canary/*.c))
+$(BIN)/canary: $(CANARY_OBJ)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CANARY_OBJ) -lcriterion
+
 # --- everything the tests need; what they run is listed in tests/run.py -----------------------------------------------------
 MODULES := engines/ruvector/node/node_modules
 .PHONY: test test-long test-programs demo deps servers
@@ -253,7 +274,7 @@ MODULES := engines/ruvector/node/node_modules
 servers: $(BUILD)/servers/etcd/.unpacked
 	$(Q)scripts/fetch-ruvector.sh
 	$(Q)BUILD=$(BUILD) scripts/fetch-promtool.sh
-test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/simulate
+test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/simulate $(BIN)/canary
 test:
 	$(Q)scripts/install-deps.sh build demo test
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs servers compile_commands.json
@@ -268,10 +289,17 @@ demo:
 	$(Q)$(MAKE) --no-print-directory -j2 all servers
 	$(Q)/usr/bin/python3 examples/packages/demo.py
 
-# For editors and clang-tidy: what the compiler is called with, one entry a file.
-compile_commands.json: Makefile
-	$(Q)printf '%s\n' $(foreach r,$(ROOMS),$(SRC_$(notdir $(r)))) | awk -v cc="$(CC)" -v flags="$(filter-out -MMD -MP,$(CFLAGS_BASE)) $(WARNINGS)" -v dir="$(CURDIR)" \
-	  'BEGIN {print "["} {printf "%s{\"directory\": \"%s\", \"file\": \"%s\", \"command\": \"%s %s -c %s\"}\n", (NR > 1 ? "," : ""), dir, $$0, cc, flags, $$0} END {print "]"}' > $@
+# For editors and clang-tidy: what the compiler is called with, one entry a file. Replaced at one go, and only when it changes.
+SRC_ALL := $(foreach r,$(ROOMS),$(SRC_$(notdir $(r))))
+compile_commands.json: FORCE
+	$(Q)printf '%s\n' $(SRC_ALL) | awk -v cc="$(CC)" -v flags="$(filter-out -MMD -MP,$(CFLAGS_BASE)) $(WARNINGS)" -v dir="$(CURDIR)" \
+	  'BEGIN {print "["} {printf "%s{\"directory\": \"%s\", \"file\": \"%s\", \"command\": \"%s %s -c %s\"}\n", (NR > 1 ? "," : ""), dir, $$0, cc, flags, $$0} END {print "]"}' > $@.$$$$ && \
+	  if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
+
+# Only what clang-tidy objects to is shown, file by file; .clang-tidy has the checks.
+.PHONY: tidy
+tidy: compile_commands.json $(PROTO).h
+	$(Q)printf '%s\n' $(SRC_ALL) | xargs -P2 -I{} sh -c 'said=$$(clang-tidy --quiet -p . {} 2>&1) || { printf "%s\n" "$$said"; exit 1; }'
 
 help:
 	@echo "make               build/outrigger"
@@ -283,6 +311,7 @@ help:
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
 	@echo "make fuzz-NAME     fuzzes one parser for FUZZ_SECONDS (60): $(FUZZ_NAMES); make fuzz: all of them"
 	@echo "make fuzz-replay   their corpora alone, quickly"
+	@echo "make tidy          clang-tidy on all of the program"
 	@echo "make format        settles the layout of all C files"
 	@echo "SANITIZE=1         the same with AddressSanitizer and UndefinedBehaviorSanitizer; V=1 shows the commands"
 

@@ -9,6 +9,7 @@ fails its suite. A suite that exits with 77 was skipped; under CI=true that is a
 import argparse
 import glob
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,10 @@ SUITES = (
         ("conformance-sanitized", "test", 400, "make -s conformance BUILD=$BUILD SANITIZE=1"),
         ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
         ("fuzz-replay", "test", 120, "make -s fuzz-replay BUILD=$BUILD"),
+        ("canary", "test", 120, "/usr/bin/python3 -m unittest discover -v -s tests/canary -p 'test_*.py'"),
+        ("pure", "test", 60, "tests/pure.sh"),
+        ("hardening", "test", 30, "tests/hardening.sh"),
+        ("tidy", "test", 420, "make -s tidy BUILD=$BUILD"),
         ("format", "test", 60, "make -s format-check"),
         ("words", "test", 10, "tests/words.sh"),
     ]
@@ -50,6 +55,17 @@ def allowed_skips():
     return dict(line.split(":", 1) for line in lines)
 
 
+def is_criterions_own(path):
+    """A report of leaks whose memory Criterion's own code took. LeakSanitizer's suppressions cannot say so: they match any
+    frame, and Criterion is a frame of every leak in every test."""
+    with open(path, encoding="utf-8", errors="replace") as f:
+        text = f.read()
+    takers = re.findall(r"^(?:Direct|Indirect) leak of .*\n +#0 .*\n +#1 (.*)$", text, re.MULTILINE)
+    if text.count("ERROR: ") != text.count("ERROR: LeakSanitizer: ") or len(takers) != text.count(" leak of "):
+        return False
+    return len(takers) > 0 and all("/libcriterion.so" in taker or "/libnanomsg.so" in taker for taker in takers)
+
+
 def run_suite(name, budget, command, logs, env):
     """Returns (status, seconds); status is "passed", "failed", "skipped" or "over budget"."""
     reports = os.path.join(logs, f"{name}.reports")
@@ -58,7 +74,6 @@ def run_suite(name, budget, command, logs, env):
     env = dict(
         env,
         ASAN_OPTIONS=f"log_path={reports}/asan:detect_leaks=1:abort_on_error=0",
-        LSAN_OPTIONS=f"suppressions={ROOT}/tests/lsan.supp:print_suppressions=0",
         UBSAN_OPTIONS=f"log_path={reports}/ubsan:print_stacktrace=1",
         VALGRIND="valgrind -q --trace-children=yes --leak-check=full --show-leak-kinds=definite"
         f" --suppressions={ROOT}/tests/valgrind.supp --log-file={reports}/valgrind.%p",
@@ -79,7 +94,7 @@ def run_suite(name, budget, command, logs, env):
         except ProcessLookupError:
             pass
         process.wait()
-    found = [path for path in glob.glob(f"{reports}/*") if os.path.getsize(path) > 0]
+    found = [path for path in glob.glob(f"{reports}/*") if os.path.getsize(path) > 0 and not is_criterions_own(path)]
     if found:
         status = "failed"
         with open(os.path.join(logs, f"{name}.log"), "ab") as log:
