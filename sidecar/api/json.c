@@ -1,6 +1,7 @@
 #define XXH_INLINE_ALL
 #include "sidecar/api/json_internal.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -256,6 +257,7 @@ static int check_keys(struct json *j, size_t from)
     struct json_key *keys = j->keys != NULL ? j->keys + from : NULL; /* NULL: no object had a key so far. */
     size_t count = j->keys_count - from;
 
+    assert(keys != NULL || count == 0);
     if (count <= KEYS_COMPARED_MAX) {
         for (size_t i = 1; i < count; i++) {
             for (size_t k = 0; k < i; k++) {
