@@ -156,7 +156,7 @@ struct incoming {
 struct node_peer {
     struct peer_link *link;
     bool up;
-    bool refused; /* its address refused connections when it was tried last: evidence of death */
+    bool refused;         /* its address refused connections when it was tried last: evidence of death */
     uint64_t incarnation; /* that answered last */
     struct topology_address address;
     struct peer_metrics metrics;
