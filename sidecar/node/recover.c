@@ -14,6 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
+
+enum { LOCK_WAIT_MS = 2000, LOCK_POLL_NS = 20000000 };
 
 struct recovery {
     struct node *node;
@@ -180,18 +183,40 @@ static int apply_committed(struct node *n, struct otr_errmsg *msg)
     return rv;
 }
 
+/* A process that was killed holds its lock until its last thread is gone, which takes a moment while one of them waits
+ * for the disk: whoever starts it again at once waits for that. */
+static int take_lock(struct node *n, struct otr_errmsg *msg)
+{
+    const struct timespec pause = {.tv_nsec = LOCK_POLL_NS};
+    uint64_t began = clock_now_ms();
+    char path[sizeof n->data_dir + 8];
+    bool told = false;
+    int rv;
+
+    snprintf(path, sizeof path, "%s/LOCK", n->data_dir);
+    for (;;) {
+        rv = file_posix_lock(path, &n->lock, msg);
+        if (rv != OTR_INUSE || clock_now_ms() - began >= LOCK_WAIT_MS) {
+            return rv;
+        }
+        if (!told) {
+            log_info("", "%s; waiting a moment for its end", msg->text);
+            told = true;
+        }
+        nanosleep(&pause, NULL);
+    }
+}
+
 int recover_node(struct node *n, struct otr_errmsg *msg)
 {
     struct recovery r = {.node = n};
     char identity[2 * OTR_NAME_MAX + 2];
-    char lock[sizeof n->data_dir + 8];
     struct journal_config config = {.identity = identity};
     uint64_t began = clock_now_ms();
     int rv = make_dir(n->data_dir, msg);
 
     if (rv == 0) {
-        snprintf(lock, sizeof lock, "%s/LOCK", n->data_dir);
-        rv = file_posix_lock(lock, &n->lock, msg);
+        rv = take_lock(n, msg);
     }
     if (rv == 0) {
         rv = file_posix_new(&n->fs, n->data_dir, msg);

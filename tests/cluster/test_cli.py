@@ -1,4 +1,5 @@
 """The commands as their users meet them: what they say, how they end."""
+import fcntl
 import json
 import os
 import re
@@ -168,6 +169,19 @@ class TestSidecarStart(unittest.TestCase):
         self.refused("node-1", node="node-2")
         self.refused("outrigger", cluster="another")
         self.stop(self.start())
+
+    def test_waits_for_the_end_of_a_process_that_was_killed(self):
+        """Its lock is gone only when its last thread is."""
+        data = os.path.join(self.directory, "data")
+        os.mkdir(data)
+        with open(os.path.join(data, "LOCK"), "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            child = start_process(PROGRAM + self.arguments(), self.log)
+            self.addCleanup(child.wait)
+            self.addCleanup(child.kill)
+            wait_until(lambda: "waiting a moment" in tail(self.log, 50), 20, "the sidecar to wait")
+        wait_until(lambda: child.poll() is not None or "serve: cluster" in tail(self.log, 50), 20, "the sidecar")
+        self.stop(child)
 
     def test_data_directory_that_cannot_be(self):
         path = os.path.join(self.directory, "file")
