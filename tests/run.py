@@ -40,6 +40,8 @@ SUITES = (
         ("pure", "test", 60, "tests/pure.sh"),
         ("hardening", "test", 30, "tests/hardening.sh"),
         ("tidy", "test", 420, "make -s tidy BUILD=$BUILD"),
+        ("cppcheck", "test", 60, "make -s cppcheck BUILD=$BUILD"),
+        ("analyze", "test", 240, "make -s analyze BUILD=$BUILD"),
         ("format", "test", 60, "make -s format-check"),
         ("words", "test", 10, "tests/words.sh"),
     ]

@@ -189,7 +189,7 @@ static void make_compare_done(struct http_request *http, int status, const struc
                               const struct otr_errmsg *cause)
 {
     struct call *c = http->data;
-    struct ruvector_collection_info info;
+    struct ruvector_collection_info info = {0};
     struct otr_errmsg msg = {0};
     int rv = outcome(status, response, cause, &msg);
 

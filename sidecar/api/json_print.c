@@ -2,6 +2,7 @@
 
 #include "sidecar/api/utf8.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -124,6 +125,7 @@ static size_t put_decimal(char *out, uint32_t digits, int exponent)
     for (uint32_t rest = digits; rest != 0; rest /= 10) {
         count++;
     }
+    assert(count > 0 && count <= (int)sizeof text);
     for (int i = count - 1; i >= 0; i--) {
         text[i] = (char)('0' + digits % 10);
         digits /= 10;

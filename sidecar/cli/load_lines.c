@@ -69,12 +69,15 @@ static int reserve(struct load_lines *batch, size_t bytes)
         size_t *offsets = realloc(batch->offsets, room * sizeof *offsets);
         uint64_t *numbers;
 
-        batch->offsets = offsets != NULL ? offsets : batch->offsets;
-        numbers = realloc(batch->numbers, room * sizeof *numbers);
-        batch->numbers = numbers != NULL ? numbers : batch->numbers;
-        if (offsets == NULL || numbers == NULL) {
+        if (offsets == NULL) {
             return OTR_NOMEM;
         }
+        batch->offsets = offsets;
+        numbers = realloc(batch->numbers, room * sizeof *numbers);
+        if (numbers == NULL) {
+            return OTR_NOMEM;
+        }
+        batch->numbers = numbers;
         batch->lines_room = room;
     }
     if (wanted > batch->room) {

@@ -175,6 +175,15 @@ static struct segment *reader_segment(const struct journal_reader *r, uint32_t n
     return NULL;
 }
 
+/* The file of a segment that the reader holds a reference to. */
+static struct file *acquired_file(const struct journal_reader *r, uint32_t number)
+{
+    struct segment *s = reader_segment(r, number);
+
+    assert(s != NULL);
+    return s->file;
+}
+
 /* References the segment. OTR_GONE when the journal has no such segment. */
 static int reader_acquire(struct journal_reader *r, uint32_t number)
 {
@@ -359,7 +368,7 @@ static int run_entries(struct journal_reader *r, struct otr_errmsg *msg)
         uint32_t number = place_segment(r->entries[i]);
         if (scan.number != number) {
             segment_scan_close(&scan);
-            rv = segment_scan_init(&scan, reader_segment(r, number)->file, number, msg);
+            rv = segment_scan_init(&scan, acquired_file(r, number), number, msg);
         }
         if (rv == 0) {
             rv = read_entry(r, &scan, i, &capacity, &full, msg);
@@ -381,7 +390,7 @@ static int compare_points(const void *a, const void *b)
 static int read_block(struct journal_reader *r, uint32_t number, uint64_t offset, size_t bytes, const uint8_t **out,
                       size_t *got, struct otr_errmsg *msg)
 {
-    struct file *f = reader_segment(r, number)->file;
+    struct file *f = acquired_file(r, number);
     uint8_t *block = block_take(r, bytes);
 
     if (block == NULL) {

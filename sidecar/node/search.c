@@ -160,7 +160,7 @@ static void search_end(struct search *x, int status)
         hits = calloc((size_t)x->top.count + 1, sizeof *hits);
         status = hits == NULL ? OTR_NOMEM : 0;
     }
-    for (uint32_t i = 0; status == 0 && i < x->top.count; i++) {
+    for (uint32_t i = 0; hits != NULL && i < x->top.count; i++) {
         const struct kept *k = x->top.hits[i].data;
         hits[i].point = k->p;
         hits[i].score = x->top.hits[i].score;

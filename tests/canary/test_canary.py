@@ -75,6 +75,12 @@ class Canary(unittest.TestCase):
                     report.write(text)
                 self.assertEqual(run.is_criterions_own(path), expected, text)
 
+    def test_each_analyzer_objects(self):
+        for target, word in (("cppcheck", "uninitvar"), ("analyze", "use-after-free"), ("tidy", "wrong.c")):
+            status, output = self.suite(f"make -s {target} BUILD=$BUILD SRC_ALL=tests/canary/wrong/wrong.c")
+            self.assertEqual(status, "failed", f"{target}: {output}")
+            self.assertIn(word, output, target)
+
     def test_a_suite_over_its_budget_fails(self):
         status, _ = self.suite("read -r never < <(tail -f /dev/null)", budget=1)
         self.assertEqual(status, "over budget")
