@@ -357,6 +357,11 @@ static void on_msg(struct replica *r, const struct replica_event *ev, struct rep
     case REPLICA_MSG_ANSWER:
         elect_on_answer(r, from, msg);
         break;
+    case REPLICA_MSG_OFFER:
+    case REPLICA_MSG_READY:
+    case REPLICA_MSG_HANDOFF:
+    case REPLICA_MSG_LEAVE:
+        break;
     }
 }
 
@@ -456,6 +461,12 @@ static void dispatch(struct replica *r, const struct replica_event *ev, struct r
         break;
     case REPLICA_EV_SEED_DONE:
         follow_on_seed_done(r, ev);
+        break;
+    case REPLICA_EV_HANDOFF:
+        handoff_on_event(r, ev, out);
+        break;
+    case REPLICA_EV_FITNESS:
+    case REPLICA_EV_LEAVE:
         break;
     }
 }

@@ -10,6 +10,22 @@
  *                                 ^  ^  ^---- certain failure -----'                          |
  *                                 |  '------ a higher epoch ---------------------------------'| epoch-start entry
  *                                 '--------- a higher epoch, or the log failed ----- PRIMARY <-' committed, grants out
+ *                                            or handed over (G5)
+ *
+ * Handoff, by default a matter of milliseconds in which nothing expires:
+ *
+ *   primary                                             member
+ *     |-- OFFER ------------------------------------------>|  one read of the descriptor that begins now: whoever
+ * cannot
+ *     |<------------------------------------ READY (able) -|  reach the coordinator, or has no engine, is not able
+ *     |   new writes are refused with OTR_UNAVAIL; what is logged commits, and the successor acknowledges all of it
+ *     |-- HANDOFF (from here on it serves nothing, G5) --->|  stands at once, waits for no grant to the old primary
+ *     |<----------------- APPEND of the next epoch --------|
+ *
+ * Until HANDOFF leaves nothing has changed: whatever goes wrong, the primary serves on. After it nobody serves until
+ * somebody is elected; if nobody is within the timeout, the old primary stands like anybody else. A primary starts a
+ * handoff when asked to, and by itself while its engine is down, while it has been without coordinator or session for
+ * half a second, while `replicas` no longer names it, and while its process is about to stop.
  *
  * A FOLLOWER is in the in-sync set or a learner; what it does is the same. Deterministic: equal events give equal
  * actions. Not thread-safe. */
@@ -62,6 +78,11 @@ enum replica_msg_type {
     REPLICA_MSG_GRANT,      /* replica -> primary: answer to exactly one beacon */
     REPLICA_MSG_ASK,        /* candidate -> members (V3) */
     REPLICA_MSG_ANSWER,
+    REPLICA_MSG_OFFER,   /* primary -> member: could you lead on? Nothing is given away yet */
+    REPLICA_MSG_READY,   /* member -> primary: answer to exactly one offer */
+    REPLICA_MSG_HANDOFF, /* primary -> chosen member: my grants are returned, stand (G5); true for ever, so repeatable
+                          */
+    REPLICA_MSG_LEAVE,   /* replica -> primary: this process is about to stop, take me out of the set */
 };
 
 enum replica_refusal {
@@ -80,8 +101,8 @@ struct replica_entry {
 struct replica_msg {
     enum replica_msg_type type;
     uint64_t generation;
-    uint64_t
-        epoch; /* the sender's: of APPEND and BEACON the one led, of answers the one answered; ASK, ANSWER: promised */
+    uint64_t epoch; /* the sender's: of APPEND, BEACON and OFFER the one led, of HANDOFF the one given back, of LEAVE
+                     * the one followed, of answers the one answered; ASK, ANSWER: promised */
     union {
         struct {
             uint64_t incarnation;
@@ -123,6 +144,25 @@ struct replica_msg {
             bool hears_primary;       /* heard that incarnation within a grant */
             bool silent;              /* did not hear it for suspect_timeout */
         } answer;
+        struct {
+            uint64_t nonce;
+            uint64_t incarnation;
+        } offer;
+        struct {
+            uint64_t nonce;
+            uint64_t log_id;
+            struct otr_position last; /* of its log, durable part */
+            bool able;
+        } ready;
+        struct {
+            uint64_t incarnation;
+            uint64_t sent_ms; /* of the last beacon covered: that one and all before it; 0: none was sent */
+            uint64_t commit;
+        } handoff;
+        struct {
+            uint64_t incarnation; /* the process that stops */
+            uint64_t log_id;
+        } leave;
     };
 };
 
@@ -145,6 +185,9 @@ enum replica_event_type {
     REPLICA_EV_SEED_SENT,   /* The answer to DO_SEED: the peer has it all, durably, up to `position`; or it failed. */
     REPLICA_EV_SEED_BEGIN,  /* A primary wants to seed us. Accepted when DO_SEED_ACCEPT comes out of the step. */
     REPLICA_EV_SEED_DONE,   /* Seed installed durably; or broken off (ok false): the log is empty. */
+    REPLICA_EV_HANDOFF,     /* The primary shall hand over. Answered by exactly one DO_HANDED, unless freed before. */
+    REPLICA_EV_FITNESS,     /* This node's engine works, or does not. Until told it is taken to work. */
+    REPLICA_EV_LEAVE,       /* This process is about to stop: it stands for nothing and wants to be in no set. Final. */
 };
 
 enum replica_peer_state {
@@ -226,6 +269,15 @@ struct replica_event {
             bool ok;
             struct otr_position position;
         } seed_done;
+        struct {
+            otr_node to;         /* OTR_NODE_NONE: the best */
+            bool stopping;       /* this process is about to stop: includes EV_LEAVE, whatever comes of the handoff */
+            uint32_t timeout_ms; /* 0: handoff_timeout_ms. Bounds first the time until the grants are returned, then,
+                                  * anew, the time until somebody takes over: HANDED comes within twice this. */
+        } handoff;
+        struct {
+            bool engine_up;
+        } fitness;
     };
 };
 
@@ -250,11 +302,12 @@ enum replica_action_type {
     REPLICA_DO_ROLE,        /* Role, epoch or primary changed: for routing, logs and metrics. */
     REPLICA_DO_ALARM,       /* An operator must act; text says what (lent, static). */
     REPLICA_DO_FATAL,       /* A7: a cut below the commit index. The process stops and says so. */
+    REPLICA_DO_HANDED,      /* The outcome of EV_HANDOFF. */
 };
 
 enum replica_reply {
     REPLICA_REPLY_REFUSED =
-        1,                   /* `status`: OTR_NOTPRIMARY, OTR_UNAVAIL (taking over), OTR_FEW, OTR_FENCED. Not logged. */
+        1, /* `status`: OTR_NOTPRIMARY, OTR_UNAVAIL (taking or handing over), OTR_FEW, OTR_FENCED. Not logged. */
     REPLICA_REPLY_DUPLICATE, /* Took effect already: answer with the outcome of `index`. */
     REPLICA_REPLY_JOIN,      /* Its entry `index` is logged and not yet answerable: wait for it (Q2). */
 };
@@ -332,6 +385,14 @@ struct replica_action {
         struct {
             const char *text;
         } alarm, fatal;
+        struct {
+            int status;  /* 0: `to` leads `epoch`, which is newer. OTR_NOTPRIMARY: we do not lead. OTR_BUSY: a handoff
+                          * is under way. OTR_UNAVAIL: no member is able, or not the wanted one; we lead on.
+                          * OTR_TIMEOUT: the successor did not catch up, and we lead on; or it did not take over. */
+            otr_node to; /* who leads, else who was meant to; OTR_NODE_NONE: nobody */
+            uint64_t epoch;  /* newest known */
+            const char *why; /* static text */
+        } handed;
     };
 };
 
@@ -349,11 +410,12 @@ struct replica_timings { /* DESIGN 4.7; milliseconds */
     uint32_t beacon_ms;
     uint32_t replica_timeout_ms;
     uint32_t suspect_timeout_ms;
-    uint32_t patience_ms;     /* V3, V6: waited once per missing member, and per better candidate; default 50 */
-    uint32_t heartbeat_ms;    /* an idle primary sends an empty append this often; default 100 */
-    uint32_t dedup_window_ms; /* default 600,000 */
-    uint32_t dedup_ids_min;   /* default 100,000 */
-    uint32_t seed_entries;    /* an empty learner that lacks at least so many entries is seeded; default 1,000 */
+    uint32_t patience_ms;        /* V3, V6: waited once per missing member, and per better candidate; default 50 */
+    uint32_t heartbeat_ms;       /* an idle primary sends an empty append this often; default 100 */
+    uint32_t dedup_window_ms;    /* default 600,000 */
+    uint32_t dedup_ids_min;      /* default 100,000 */
+    uint32_t seed_entries;       /* an empty learner that lacks at least so many entries is seeded; default 1,000 */
+    uint32_t handoff_timeout_ms; /* 0: 2,000 */
 };
 
 struct replica_config {
@@ -406,7 +468,9 @@ bool replica_read_confirmed(const struct replica *r, const struct descriptor *sh
 struct replica_status {
     enum replica_role role;
     bool in_sync;  /* named in the published set, under our log id */
-    bool writable; /* primary, and at least min_in_sync members are counted */
+    bool writable; /* primary, at least min_in_sync members are counted, and no handoff holds writes back */
+    bool handing;  /* a handoff is under way, asked for or not */
+    bool leaving;  /* after EV_LEAVE (or HANDOFF with stopping): gone is the replica once neither in_sync nor leading */
     uint64_t epoch, promised, log_id;
     otr_node primary; /* whom we follow; OTR_NODE_NONE while unknown */
     struct otr_position last;

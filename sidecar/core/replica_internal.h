@@ -6,6 +6,7 @@
  *   replica_lead.c    the primary's half: writes, sending, acknowledgements, commit, grants held, seeds sent
  *   replica_set.c     changes of the in-sync set, and the lease
  *   replica_elect.c   suspicion, questions to the other members, candidacy, takeover
+ *   replica_handoff.c handing over, leaving
  *   replica_change.c  transactions whose outcome may stay unknown for long
  *
  * A step reserves everything it can need, then cannot fail. After the event itself was handled, `progress` of each file
@@ -264,6 +265,10 @@ bool elect_evidence(const struct replica *r);
 /* The descriptor names this incarnation as the primary of a new epoch: reign. */
 void elect_takeover(struct replica *r, struct replica_actions *out);
 uint64_t elect_grant_ms(const struct replica *r);
+
+/* --- replica_handoff.c -------------------------------------------------------------------------------------------- */
+
+void handoff_on_event(struct replica *r, const struct replica_event *ev, struct replica_actions *out);
 
 /* --- replica_change.c --------------------------------------------------------------------------------------------- */
 

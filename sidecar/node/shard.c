@@ -263,6 +263,8 @@ static void perform(struct shard *s, const struct replica_action *a)
     case REPLICA_DO_FATAL:
         node_fatal(s->node, "shard %u: %s", s->id, a->fatal.text);
         break;
+    case REPLICA_DO_HANDED:
+        break; /* nobody asks yet */
     }
 }
 

@@ -66,6 +66,11 @@ void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *
         out->hears_primary = msg->answer.hears_primary;
         out->silent = msg->answer.silent;
         break;
+    case REPLICA_MSG_OFFER:
+    case REPLICA_MSG_READY:
+    case REPLICA_MSG_HANDOFF:
+    case REPLICA_MSG_LEAVE:
+        break; /* not sent yet */
     }
 }
 

@@ -543,6 +543,10 @@ static void perform(struct sim_shard *sh, const struct replica_action *a)
     case REPLICA_DO_FATAL:
         sim_fail(sh->sim, "node %d shard %u: %s", sh->node->id, sh->id, a->fatal.text);
         break;
+    case REPLICA_DO_HANDED:
+        sim_trace(sh->sim, "node %d shard %u: handed over: %s: %s", sh->node->id, sh->id,
+                  otr_strerror(a->handed.status), a->handed.why);
+        break;
     }
 }
 
