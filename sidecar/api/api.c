@@ -31,9 +31,19 @@ static void on_http_closed(void *data)
     api_closed_part(data);
 }
 
+static void on_tokens_closed(void *data)
+{
+    api_closed_part(data);
+}
+
 static void free_alone(uv_handle_t *handle)
 {
     free(handle->data);
+}
+
+static void forget(void *data)
+{
+    (void)data;
 }
 
 int api_new(struct api **out, const struct api_config *config, struct otr_errmsg *msg)
@@ -57,19 +67,31 @@ int api_new(struct api **out, const struct api_config *config, struct otr_errmsg
     if (a->door == NULL) {
         goto err_after_timer;
     }
+    a->metrics_open = config->metrics_open;
+    if (config->tokens_path != NULL) {
+        rv = tokens_file_open(&a->tokens, a->loop, config->tokens_path, msg);
+        if (rv != 0) {
+            goto err_after_door;
+        }
+    }
     http.loop = a->loop;
     http.host = config->listen_host;
     http.port = config->listen_port;
     http.on_request = rest_on_request;
+    http.on_head = rest_on_head;
     http.data = a;
     rv = http_server_new(&a->http, &http, msg);
     if (rv != 0) {
-        goto err_after_door;
+        goto err_after_tokens;
     }
     uv_timer_start(&a->timer, on_tick, REST_TICK_MS, REST_TICK_MS);
     *out = a;
     return 0;
 
+err_after_tokens:
+    if (a->tokens != NULL) {
+        tokens_file_close(a->tokens, forget, NULL);
+    }
 err_after_door:
     door_close(a->door);
 err_after_timer:
@@ -86,10 +108,13 @@ void api_close(struct api *a, void (*cb)(void *data), void *data)
 {
     a->close_cb = cb;
     a->close_data = data;
-    a->handles_open = 2;
+    a->handles_open = a->tokens != NULL ? 3 : 2;
     http_server_stop(a->http);
     door_close(a->door); /* Its operations end now, and their requests are answered. */
     rest_cancel_all(a);  /* The others wait for the coordinator or the thread pool. */
     http_server_close(a->http, on_http_closed, a);
+    if (a->tokens != NULL) {
+        tokens_file_close(a->tokens, on_tokens_closed, a);
+    }
     uv_close((uv_handle_t *)&a->timer, on_timer_closed);
 }

@@ -12,9 +12,11 @@ struct api_config {
     const char *listen_host; /* numeric address */
     uint16_t listen_port;
     uint32_t request_timeout_ms; /* 0: 10000 */
+    const char *tokens_path;     /* sidecar/api/tokens.h; NULL: everybody may call */
+    bool metrics_open;           /* /metrics needs no token even so */
 };
 
-/* OTR_INUSE, OTR_INVALID with words that name the address. */
+/* OTR_INUSE, OTR_INVALID with words that name the address; as tokens_read. */
 int api_new(struct api **out, const struct api_config *config, struct otr_errmsg *msg);
 uint16_t api_port(const struct api *a);
 /* Stops listening, answers what is under way with 503, closes, then cb. */

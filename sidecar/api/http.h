@@ -25,6 +25,7 @@ enum {
     HTTP_HEAD_MAX = 16 << 10,
     HTTP_FIELDS_MAX = 100,
     HTTP_BODY_SLACK = 16, /* readable zero bytes behind a body */
+    HTTP_PEER_BYTES = 64,
 };
 
 struct http_server;
@@ -50,12 +51,16 @@ struct http_exchange {
 
 /* Must answer with http_reply, now or later, exactly once, also when the client has gone away meanwhile. */
 typedef void (*http_request_cb)(void *data, struct http_exchange *x);
+/* Whether the body of a request is to be read, when its head is there and a body comes. False: on_request is called at
+ * once, without the body, and the connection ends after the answer; so strangers cannot make us hold their bodies. */
+typedef bool (*http_head_cb)(void *data, const struct http_exchange *x);
 
 struct http_server_config {
     uv_loop_t *loop;
     const char *host; /* numeric address */
     uint16_t port;    /* 0: any */
     http_request_cb on_request;
+    http_head_cb on_head; /* NULL: every body is read */
     void *data;
     /* 0: the default. */
     uint32_t connections_max;  /* 10000; more are answered 503 */
@@ -94,6 +99,11 @@ void http_server_close(struct http_server *s, void (*cb)(void *data), void *data
 
 /* The field of that name, NULL when there is none. *twice (if not NULL): it comes more than once. */
 const struct http_field *http_field_find(const struct http_exchange *x, const char *name, bool *twice);
+
+/* Whether the connection comes from this host: by its socket's address, 127.0.0.0/8 or ::1. */
+bool http_peer_is_loopback(const struct http_exchange *x);
+/* That address as text, for the log; "?" when the connection is gone. */
+void http_peer_text(const struct http_exchange *x, char out[HTTP_PEER_BYTES]);
 
 /* The body becomes the caller's, to be given back with http_body_free. A detached one no longer counts as the server's:
  * it may outlive it, and is freed with s NULL. */

@@ -106,6 +106,40 @@ void http_error_text(struct text *t, const char *code, const char *message, cons
     text_puts(t, "}\n");
 }
 
+static bool peer_address(const struct http_exchange *x, struct sockaddr_storage *address)
+{
+    const struct http_call *call =
+        (const struct http_call *)(const void *)((const char *)x - offsetof(struct http_call, x));
+    int bytes = sizeof *address;
+
+    return uv_tcp_getpeername(&call->conn->tcp, (struct sockaddr *)address, &bytes) == 0;
+}
+
+bool http_peer_is_loopback(const struct http_exchange *x)
+{
+    struct sockaddr_storage address = {0};
+    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)(const void *)&address;
+    const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)&address;
+
+    if (!peer_address(x, &address)) {
+        return false;
+    }
+    if (address.ss_family == AF_INET6) {
+        return IN6_IS_ADDR_LOOPBACK(&six->sin6_addr) ||
+               (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr) && six->sin6_addr.s6_addr[12] == 127);
+    }
+    return address.ss_family == AF_INET && ntohl(four->sin_addr.s_addr) >> 24 == 127;
+}
+
+void http_peer_text(const struct http_exchange *x, char out[HTTP_PEER_BYTES])
+{
+    struct sockaddr_storage address = {0};
+
+    if (!peer_address(x, &address) || uv_ip_name((struct sockaddr *)&address, out, HTTP_PEER_BYTES) != 0) {
+        snprintf(out, HTTP_PEER_BYTES, "?");
+    }
+}
+
 const struct http_field *http_field_find(const struct http_exchange *x, const char *name, bool *twice)
 {
     const struct http_field *found = NULL;

@@ -121,6 +121,11 @@ static int check_field(struct http_guard *g, const char *name, size_t name_bytes
             return refuse(g, 400, "Host comes twice");
         }
         g->has_host = true;
+    } else if (name_is(name, name_bytes, "authorization")) {
+        if (g->has_authorization) {
+            return refuse(g, 400, "Authorization comes twice");
+        }
+        g->has_authorization = true;
     } else if (name_is(name, name_bytes, "expect")) {
         if (!name_is(value, value_bytes, "100-continue")) {
             return refuse(g, 417, "Expect other than 100-continue");

@@ -3,8 +3,9 @@
  *
  * Refused: bare LF and bare CR, control characters, folded header lines, white space before the colon, a name that is
  * no token, Content-Length twice (even equal) or as a list or not only digits, Transfer-Encoding other than exactly
- * "chunked" or twice or in HTTP/1.0, both of them together, no or several Host in HTTP/1.1, Expect other than
- * 100-continue, malformed chunk sizes, trailers. Pure; any thread. */
+ * "chunked" or twice or in HTTP/1.0, both of them together, no or several Host in HTTP/1.1, Authorization twice (a
+ * proxy may have looked at the other one), Expect other than 100-continue, malformed chunk sizes, trailers. Pure; any
+ * thread. */
 #ifndef OUTRIGGER_API_HTTP_GUARD_H
 #define OUTRIGGER_API_HTTP_GUARD_H
 
@@ -25,7 +26,7 @@ struct http_guard {
     size_t seen; /* no LF before */
     unsigned lines;
     bool version_1_1;
-    bool has_length, has_encoding, has_host;
+    bool has_length, has_encoding, has_host, has_authorization;
     bool expect_continue;
     uint64_t length; /* of Content-Length */
     /* Chunked body. */

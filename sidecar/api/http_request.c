@@ -89,8 +89,6 @@ static void conn_dispatch(struct http_conn *c)
     if (x->body != NULL) {
         memset(x->body + x->body_bytes, 0, HTTP_BODY_SLACK);
     }
-    x->fields = c->call->fields;
-    x->fields_count = c->call->fields_count;
     http_conn_enter(c, HTTP_CONN_HANDLING);
     c->s->config.on_request(c->s->config.data, x);
 }
@@ -126,6 +124,12 @@ static void head_complete(struct http_conn *c, size_t head_bytes)
     if (c->guard.has_length && c->guard.length > config->body_max) {
         http_conn_refuse(c, 413, "the body is larger than the limit of 64 MiB");
         return;
+    }
+    call->x.fields = call->fields;
+    call->x.fields_count = call->fields_count;
+    if (!c->complete && config->on_head != NULL && !config->on_head(config->data, &call->x)) {
+        c->keep_alive = false; /* What still comes of the body is dropped. */
+        c->complete = true;
     }
     if (c->complete) {
         conn_dispatch(c);

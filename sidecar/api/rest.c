@@ -316,23 +316,26 @@ struct route {
     const char *method;
     const char *path[URL_SEGMENTS_MAX]; /* "*": anything; ends with NULL */
     rest_step handler;
-    int consistency; /* the default, or NO_CONSISTENCY: no such parameter */
+    int consistency;       /* the default, or NO_CONSISTENCY: no such parameter */
+    enum token_role needs; /* TOKEN_NONE: open to all */
 };
 
+/* The one table of what can be called and by whom; docs/operations.md shows it, tests/unit/api/test_access.c walks it.
+ */
 static const struct route routes[] = {
-    {"GET", {"healthz"}, rest_healthz, NO_CONSISTENCY},
-    {"GET", {"readyz"}, rest_readyz, NO_CONSISTENCY},
-    {"GET", {"cluster"}, rest_cluster, NO_CONSISTENCY},
-    {"GET", {"metrics"}, rest_metrics, NO_CONSISTENCY},
-    {"GET", {"collections"}, rest_collection_list, NO_CONSISTENCY},
-    {"POST", {"collections"}, rest_collection_create, NO_CONSISTENCY},
-    {"GET", {"collections", "*"}, rest_collection_get, NO_CONSISTENCY},
-    {"DELETE", {"collections", "*"}, rest_collection_delete, NO_CONSISTENCY},
-    {"PUT", {"collections", "*", "points"}, rest_points_put, NO_CONSISTENCY},
-    {"POST", {"collections", "*", "points", "search"}, rest_points_search, NODE_BOUNDED},
-    {"POST", {"collections", "*", "points", "delete"}, rest_points_delete, NO_CONSISTENCY},
-    {"GET", {"collections", "*", "points", "*"}, rest_point_get, NODE_LINEARIZABLE},
-    {"DELETE", {"collections", "*", "points", "*"}, rest_point_delete, NO_CONSISTENCY},
+    {"GET", {"healthz"}, rest_healthz, NO_CONSISTENCY, TOKEN_NONE},
+    {"GET", {"readyz"}, rest_readyz, NO_CONSISTENCY, TOKEN_NONE},
+    {"GET", {"cluster"}, rest_cluster, NO_CONSISTENCY, TOKEN_READ},
+    {"GET", {"metrics"}, rest_metrics, NO_CONSISTENCY, TOKEN_READ},
+    {"GET", {"collections"}, rest_collection_list, NO_CONSISTENCY, TOKEN_READ},
+    {"POST", {"collections"}, rest_collection_create, NO_CONSISTENCY, TOKEN_WRITE},
+    {"GET", {"collections", "*"}, rest_collection_get, NO_CONSISTENCY, TOKEN_READ},
+    {"DELETE", {"collections", "*"}, rest_collection_delete, NO_CONSISTENCY, TOKEN_ADMIN},
+    {"PUT", {"collections", "*", "points"}, rest_points_put, NO_CONSISTENCY, TOKEN_WRITE},
+    {"POST", {"collections", "*", "points", "search"}, rest_points_search, NODE_BOUNDED, TOKEN_READ},
+    {"POST", {"collections", "*", "points", "delete"}, rest_points_delete, NO_CONSISTENCY, TOKEN_WRITE},
+    {"GET", {"collections", "*", "points", "*"}, rest_point_get, NODE_LINEARIZABLE, TOKEN_READ},
+    {"DELETE", {"collections", "*", "points", "*"}, rest_point_delete, NO_CONSISTENCY, TOKEN_WRITE},
 };
 
 static_assert(sizeof routes / sizeof routes[0] <= REST_ROUTES_MAX, "every route has its metrics");
@@ -350,6 +353,22 @@ bool rest_route(size_t number, const char **method, char *path, size_t path_byte
         assert(used < path_bytes);
     }
     return true;
+}
+
+enum token_role rest_route_role(size_t number)
+{
+    return number < sizeof routes / sizeof routes[0] ? routes[number].needs : TOKEN_READ;
+}
+
+bool rest_route_changes_cluster(size_t number)
+{
+    return number < sizeof routes / sizeof routes[0] && strcmp(routes[number].path[0], "cluster") == 0 &&
+           strcmp(routes[number].method, "GET") != 0;
+}
+
+bool rest_route_is_metrics(size_t number)
+{
+    return number < sizeof routes / sizeof routes[0] && routes[number].handler == rest_metrics;
 }
 
 static bool path_matches(const struct route *route, const struct url *url)
@@ -453,18 +472,19 @@ void rest_on_request(void *data, struct http_exchange *x)
     r->body_bytes = x->body_bytes;
     r->body = http_body_take(x);
     rv = url_parse(&r->url, x->target, x->target_bytes, &r->msg);
-    if (rv == 0) {
-        rv = read_timeout(r);
-    }
-    if (rv != 0) {
-        rest_error(r, rv, r->msg.text);
-        return;
-    }
-    for (size_t i = 0; i < sizeof routes / sizeof routes[0] && route == NULL; i++) {
+    for (size_t i = 0; rv == 0 && i < sizeof routes / sizeof routes[0] && route == NULL; i++) {
         if (strcmp(routes[i].method, x->method) == 0 && path_matches(&routes[i], &r->url)) {
             route = &routes[i];
             r->route = i;
         }
+    }
+    if (!rest_allowed(r)) {
+        return;
+    }
+    rv = rv == 0 ? read_timeout(r) : rv;
+    if (rv != 0) {
+        rest_error(r, rv, r->msg.text);
+        return;
     }
     if (route == NULL) {
         no_route(r);

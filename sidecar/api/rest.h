@@ -2,6 +2,7 @@
  *
  *   api.c               opening and closing
  *   rest.c              a request's life: routing, headers, deadlines, errors
+ *   rest_access.c       who may call what
  *   rest_collections.c  collections made, listed, described, deleted
  *   rest_points.c       put, get, delete, search
  *   rest_status.c       /healthz, /readyz, /cluster
@@ -15,6 +16,7 @@
 #include "sidecar/api/api.h"
 #include "sidecar/api/http.h"
 #include "sidecar/api/json_points.h"
+#include "sidecar/api/tokens_file.h"
 #include "sidecar/api/url.h"
 
 enum {
@@ -35,7 +37,12 @@ struct rest_request;
 #define ROUTE_METRICS(X, S) X(S, request_duration_seconds, HISTOGRAM, "From a request's last byte to its answer")
 #define CODE_METRICS(X, S) X(S, requests_total, COUNTER, "Requests answered")
 /* outrigger_http_... */
-#define REST_METRICS(X, S) X(S, requests_in_flight, GAUGE, "Requests not yet answered")
+#define REST_METRICS(X, S)                                                                                              \
+    X(S, requests_in_flight, GAUGE, "Requests not yet answered")                                                        \
+    X(S, denied_total, COUNTER, "Requests refused with 401 or 403: no token, an unknown one, or one of too weak a role") \
+    /* read when asked */                                                                                               \
+    X(S, tokens, GAUGE, "Tokens in force; 0: none are configured")                                                      \
+    X(S, tokens_file_bad, GAUGE, "1 while the file of tokens cannot be used and the tokens read before stay in force")
 /* clang-format on */
 METRICS_STRUCT(route_metrics, ROUTE_METRICS);
 METRICS_STRUCT(code_metrics, CODE_METRICS);
@@ -46,6 +53,8 @@ struct api {
     uv_loop_t *loop;
     struct door *door;
     struct http_server *http;
+    struct tokens_file *tokens; /* NULL: none are configured */
+    bool metrics_open;
     uv_timer_t timer;
     uint32_t request_timeout_ms;
     struct rest_request *requests; /* not yet answered */
@@ -130,5 +139,17 @@ void rest_metrics(struct rest_request *r);
 
 /* The method and path of a route, "*" for what a client chooses; false: there is none of that number. */
 bool rest_route(size_t number, const char **method, char *path, size_t path_bytes);
+/* The role it needs, TOKEN_NONE: open to all; that of what has no route is TOKEN_READ. */
+enum token_role rest_route_role(size_t number);
+/* Changes the cluster itself, not what is stored in it: POST, PUT, DELETE below /cluster. */
+bool rest_route_changes_cluster(size_t number);
+bool rest_route_is_metrics(size_t number);
+
+/* --- rest_access.c --- */
+
+/* False: the request was refused, and answered. */
+bool rest_allowed(struct rest_request *r);
+/* http_head_cb: without a token that is known, no body is read. */
+bool rest_on_head(void *data, const struct http_exchange *x);
 
 #endif

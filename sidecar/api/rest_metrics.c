@@ -63,13 +63,17 @@ static void print_codes(const struct api *a, const struct metrics_out *out)
     metrics_print(out, "outrigger_http_", families, COUNT(families), objects, count);
 }
 
-static void print_http(const struct api *a, const struct metrics_out *out)
+static void print_http(struct api *a, const struct metrics_out *out)
 {
     static const struct metrics_family server_families[] = METRICS_FAMILIES(http_metrics, HTTP_METRICS);
     static const struct metrics_family rest_families[] = METRICS_FAMILIES(rest_metrics, REST_METRICS);
     struct metrics_object server = {.values = http_server_metrics(a->http)};
     struct metrics_object rest = {.values = &a->metrics};
 
+    if (a->tokens != NULL) {
+        a->metrics.tokens = tokens_file_current(a->tokens)->count;
+        a->metrics.tokens_file_bad = tokens_file_fresh(a->tokens) ? 0 : 1;
+    }
     metrics_print(out, "outrigger_http_", server_families, COUNT(server_families), &server, 1);
     metrics_print(out, "outrigger_http_", rest_families, COUNT(rest_families), &rest, 1);
     print_routes(a, out);

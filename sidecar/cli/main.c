@@ -4,6 +4,7 @@
 #include "sidecar/cli/exec_child.h"
 #include "sidecar/cli/load.h"
 #include "sidecar/cli/sidecar.h"
+#include "sidecar/cli/token.h"
 
 #include <stdio.h>
 
@@ -17,6 +18,7 @@ static const struct command *const commands[] = {
     &cluster_list_nodes_command,
     &cluster_health_command,
     &sidecar_command,
+    &token_command,
 };
 enum { COMMANDS_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -31,6 +33,7 @@ static void print_usage(FILE *out)
                  "  cluster list-nodes  nodes, their addresses and loads\n"
                  "  cluster health      exit code 0 when every shard can be written\n"
                  "  load                puts points from a file into a collection\n"
+                 "  token               draws a token for clients or operators\n"
                  "  version             the program's version\n"
                  "  help [COMMAND]      what a command does, its settings, examples\n\n"
                  "Exit codes: 0 done, 1 failed, 2 wrong usage.\n");

@@ -74,6 +74,13 @@ static int refuse_unknown(const struct command *command, const char *what, const
     for (size_t i = 0; i < command->options_count; i++) {
         names[i] = command->options[i].name;
     }
+    if (strcmp(text, "token") == 0) {
+        otr_errmsg_set(msg,
+                       "there is no %stoken: every user of this host can read arguments. Commands take --token-file "
+                       "FILE, or the environment variable OUTRIGGER_TOKEN; a sidecar takes --tokens FILE, with hashes",
+                       prefix);
+        return OTR_INVALID;
+    }
     names[command->options_count] = "config";
     meant = options_suggest(text, names, command->options_count + (command->config_file ? 1 : 0));
     if (meant != NULL) {

@@ -29,6 +29,8 @@ struct settings {
     const char *zone;
     uint32_t session_ttl_ms;
     uint32_t request_timeout_ms;
+    const char *tokens;
+    bool metrics_open;
     const char *log_level;
 };
 
@@ -53,6 +55,10 @@ static const struct option options[] = {
      "how long the coordinator waits for a silent node"},
     {"request-timeout", OPTION_MS, OPTION(request_timeout_ms), "TIME", "10s", false, 1, 3600000,
      "how long a client's request is held through a failover"},
+    {"tokens", OPTION_TEXT, OPTION(tokens), "FILE", NULL, false, 0, 0,
+     "who may call: lines that 'outrigger token' writes; read again when it changes (default: everybody)"},
+    {"metrics-open", OPTION_FLAG, OPTION(metrics_open), "", NULL, false, 0, 0,
+     "with --tokens: /metrics needs none even so"},
     {"log-level", OPTION_TEXT, OPTION(log_level), "LEVEL", "info", false, 0, 0, "error, warn, info or debug"},
 };
 
@@ -237,8 +243,11 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
         .data = d,
         .on_call = door_on_call,
     };
-    struct api_config api_config = {
-        .listen_host = s->listen.host, .listen_port = s->listen.port, .request_timeout_ms = s->request_timeout_ms};
+    struct api_config api_config = {.listen_host = s->listen.host,
+                                    .listen_port = s->listen.port,
+                                    .request_timeout_ms = s->request_timeout_ms,
+                                    .tokens_path = s->tokens,
+                                    .metrics_open = s->metrics_open};
     int rv;
 
     rv = advertised(s, &s->listen, &config.client, msg);
