@@ -71,12 +71,21 @@ FLAGS := $(OBJ)/flags.list
 $(eval $(call list,flags,$(CC) $(CFLAGS_BASE) $(WARNINGS) $(CFLAGS)))
 
 # --- generated protobuf code ---------------------------------------------------------------------------------------
-PROTO := $(BUILD)/gen/outrigger.pb-c
-$(PROTO).c $(PROTO).h &: sidecar/peer/outrigger.proto
+PROTO_FILES := outrigger grpc/health/v1/health grpc/reflection/v1/reflection
+# Code is made of PROTO_FILES; reflection tells of v1alpha, too, which has the messages of v1.
+PROTO_SHOWN := $(PROTO_FILES) grpc/reflection/v1alpha/reflection
+PROTO_H     := $(PROTO_FILES:%=$(BUILD)/gen/%.pb-c.h)
+PROTO_SRC   := $(PROTO_FILES:%=$(BUILD)/gen/%.pb-c.c) $(BUILD)/gen/descriptor_set.c
+PROTO_OBJ   := $(PROTO_SRC:$(BUILD)/%.c=$(OBJ)/%.o)
+$(PROTO_H) $(PROTO_SRC) &: $(PROTO_SHOWN:%=sidecar/peer/%.proto)
 	@mkdir -p $(BUILD)/gen
-	$(call say,PROTOC $<)
-	$(Q)protoc-c --proto_path=sidecar/peer --c_out=$(BUILD)/gen outrigger.proto
-$(OBJ)/gen/outrigger.pb-c.o: $(PROTO).c $(FLAGS)
+	$(call say,PROTOC sidecar/peer)
+	$(Q)protoc-c --proto_path=sidecar/peer --c_out=$(BUILD)/gen $(PROTO_FILES:%=%.proto)
+	$(Q)protoc-c --proto_path=sidecar/peer --include_imports --descriptor_set_out=$(BUILD)/gen/descriptor_set $(PROTO_SHOWN:%=%.proto)
+	$(Q){ echo '#include "sidecar/peer/descriptors.h"'; echo 'static const uint8_t set[] = {'; \
+	  od -An -v -tx1 $(BUILD)/gen/descriptor_set | sed 's/ \(..\)/0x\1,/g'; \
+	  echo '};'; echo 'const struct descriptors descriptors_own = {set, sizeof set};'; } > $(BUILD)/gen/descriptor_set.c
+$(OBJ)/gen/%.o: $(BUILD)/gen/%.c $(FLAGS)
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(CFLAGS) -w -c $< -o $@
@@ -89,11 +98,11 @@ $(LIB)/lib$(notdir $(1)).a: $$(OBJ_$(notdir $(1))) $(OBJ)/lib$(notdir $(1)).list
 $(call list,lib$(notdir $(1)),$$(OBJ_$(notdir $(1))))
 endef
 $(foreach r,$(ROOMS),$(eval $(call room,$(r))))
-OBJ_peer += $(OBJ)/gen/outrigger.pb-c.o
-$(LIB)/libpeer.a: $(OBJ)/gen/outrigger.pb-c.o
+OBJ_peer += $(PROTO_OBJ)
+$(LIB)/libpeer.a: $(PROTO_OBJ)
 
 # Rooms that may see the generated header.
-$(OBJ_peer) $(OBJ_node) $(OBJ_api) $(OBJ_cli): | $(PROTO).h
+$(OBJ_peer) $(OBJ_node) $(OBJ_api) $(OBJ_cli): | $(PROTO_H)
 
 MAIN_OBJ := $(OBJ)/sidecar/cli/main.o
 $(LIB)/libcli.a: OBJ_cli_nomain = $(filter-out $(MAIN_OBJ),$(OBJ_cli))
@@ -135,7 +144,7 @@ TESTLIB_etcd := http_stub
 
 define unit
 UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,$$(TESTLIB_$(1)))
-$$(UNIT_OBJ_$(1)): | $(PROTO).h
+$$(UNIT_OBJ_$(1)): | $(PROTO_H)
 $(call list,unit-$(1),$$(UNIT_OBJ_$(1)))
 $(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call libs,$(1)) $(OBJ)/unit-$(1).list
 	@mkdir -p $$(@D)
@@ -150,7 +159,7 @@ $(foreach r,$(UNIT_ROOMS),$(eval $(call unit,$(r))))
 
 # --- an independent gRPC implementation against the peer service; needs Node.js and its package registry -------------------
 PEER_ECHO_OBJ := $(OBJ)/tests/peer-interop/peer_echo.o
-$(PEER_ECHO_OBJ): | $(PROTO).h
+$(PEER_ECHO_OBJ): | $(PROTO_H)
 $(BIN)/peer-echo: $(PEER_ECHO_OBJ) $(call libs,peer)
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
@@ -232,12 +241,12 @@ FUZZ_SRC     := $(wildcard sidecar/core/*.c sidecar/log/*.c sidecar/coord/*.c si
                 $(patsubst %,sidecar/cli/%.c,config_file load_lines options) \
                 $(patsubst %,sidecar/io/%.c,clock random) \
                 backends/etcd/etcd_codec.c backends/etcd/etcd_stream.c engines/ruvector/ruvector_codec.c tests/lib/fake_disk.c
-FUZZ_OBJ     := $(patsubst %.c,$(FUZZ)/obj/%.o,$(FUZZ_SRC)) $(FUZZ)/obj/gen/outrigger.pb-c.o
-$(FUZZ)/obj/gen/outrigger.pb-c.o: $(PROTO).c
+FUZZ_OBJ     := $(patsubst %.c,$(FUZZ)/obj/%.o,$(FUZZ_SRC)) $(PROTO_SRC:$(BUILD)/%.c=$(FUZZ)/obj/%.o)
+$(FUZZ)/obj/gen/%.o: $(BUILD)/gen/%.c
 	@mkdir -p $(@D)
 	$(call say,FUZZCC $<)
 	$(Q)$(FUZZ_CC) $(FUZZ_CFLAGS) -w -c $< -o $@
-$(FUZZ)/obj/%.o: %.c | $(PROTO).h
+$(FUZZ)/obj/%.o: %.c | $(PROTO_H)
 	@mkdir -p $(@D)
 	$(call say,FUZZCC $<)
 	$(Q)$(FUZZ_CC) $(FUZZ_CFLAGS) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
@@ -312,7 +321,7 @@ analyze: $(PROTO).h
 
 # Only what clang-tidy objects to is shown, file by file; .clang-tidy has the checks.
 .PHONY: tidy
-tidy: compile_commands.json $(PROTO).h
+tidy: compile_commands.json $(PROTO_H)
 	$(Q)printf '%s\n' $(SRC_ALL) | xargs -P2 -I{} sh -c 'said=$$(clang-tidy --quiet -p . {} 2>&1) || { printf "%s\n" "$$said"; exit 1; }'
 
 help:

@@ -108,14 +108,11 @@ otr_node node_primary(struct node *n, otr_shard shard)
     return t != NULL && t->known ? t->descriptor.primary : OTR_NODE_NONE;
 }
 
-bool node_ready(struct node *n, struct otr_errmsg *why)
+/* Every replica of ours follows a primary or is one. */
+static bool replicas_follow(struct node *n, struct otr_errmsg *why)
 {
     if (!topology_config(n->topology)->known) {
         otr_errmsg_set(why, "cluster %s is not initialised: run `outrigger cluster init`", n->cluster);
-        return false;
-    }
-    if (!n->engine_status.up) {
-        otr_errmsg_set(why, "the engine is not up");
         return false;
     }
     for (otr_shard i = 0; i < n->shards_top; i++) {
@@ -126,6 +123,26 @@ bool node_ready(struct node *n, struct otr_errmsg *why)
         }
     }
     return true;
+}
+
+bool node_ready(struct node *n, struct otr_errmsg *why)
+{
+    if (topology_config(n->topology)->known && !n->engine_status.up) {
+        otr_errmsg_set(why, "the engine is not up");
+        return false;
+    }
+    return replicas_follow(n, why);
+}
+
+/* What health checkers on the peers' port are told. The whole node serves when it is ready as /readyz says; peers are
+ * served without an engine, too. */
+static void tell_health(struct node *n)
+{
+    struct otr_errmsg why;
+    bool ready = node_ready(n, &why);
+
+    peer_hub_serving(n->hub, PEER_SERVICE_NODE, ready);
+    peer_hub_serving(n->hub, PEER_SERVICE_PEER, ready || replicas_follow(n, &why));
 }
 
 /* --- waiters
@@ -242,6 +259,10 @@ static void on_tick(uv_timer_t *timer)
     }
     if (!n->dying) {
         collections_tick(n, now);
+    }
+    if (now - n->health_told_ms >= NODE_HEALTH_EVERY_MS) {
+        n->health_told_ms = now;
+        tell_health(n);
     }
 }
 

@@ -35,6 +35,7 @@ enum {
                                         * journal's own bound by more than the largest entry. */
     NODE_FULL_RETRY_MS = 100,          /* a full disk is tried again this often */
     NODE_META_EVERY_MS = 1000,         /* committed and applied indexes are noted this often */
+    NODE_HEALTH_EVERY_MS = 100,        /* health checkers are told this often, at most */
 };
 
 /* --- callbacks at the end of the turn ----------------------------------------------------------------------------- */
@@ -172,6 +173,7 @@ struct node {
     otr_node self;
     uint64_t incarnation;
     uint64_t started_ms;
+    uint64_t health_told_ms;
     struct topology *topology;
     void (*on_fatal)(void *data, const char *why);
     void *on_fatal_data;

@@ -1,6 +1,7 @@
 #include "sidecar/peer/call.h"
 
 #include "sidecar/io/log.h"
+#include "sidecar/peer/public.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -346,10 +347,9 @@ static const char *caller_check(struct conn *c, const struct stream *s)
     return NULL;
 }
 
-static bool call_allowed(struct conn *c, struct stream *s)
+/* Is it well-formed, and a method that there is? */
+static bool call_sound(struct conn *c, struct stream *s)
 {
-    const char *why;
-
     if (c->hub->closing) {
         stream_reset(s, NGHTTP2_REFUSED_STREAM);
         return false;
@@ -366,19 +366,24 @@ static bool call_allowed(struct conn *c, struct stream *s)
         stream_end(s, GRPC_INTERNAL, "malformed grpc-timeout");
         return false;
     }
-    why = caller_check(c, s);
-    if (why != NULL) {
-        stream_end(s, GRPC_FAILED_PRECONDITION, why);
-        return false;
-    }
     return true;
 }
 
 void call_begin(struct conn *c, struct stream *s)
 {
     struct peer_call *call;
+    const char *why;
 
-    if (!call_allowed(c, s)) {
+    if (!call_sound(c, s)) {
+        return;
+    }
+    if (s->method >= PEER_HEALTH_CHECK) {
+        public_begin(c, s);
+        return;
+    }
+    why = caller_check(c, s);
+    if (why != NULL) {
+        stream_end(s, GRPC_FAILED_PRECONDITION, why);
         return;
     }
     call = calloc(1, sizeof *call);

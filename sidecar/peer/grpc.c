@@ -1,16 +1,27 @@
 #include "sidecar/peer/grpc.h"
 
+#include "grpc/health/v1/health.pb-c.h"
+#include "grpc/reflection/v1/reflection.pb-c.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { BODY_BYTES_FIRST = 64 << 10 };
 static const uint64_t timeout_ms_max = 366ULL * 24 * 3600 * 1000;
 
-#define METHOD(name, request_type, reply_type)                                                       \
-    {                                                                                                \
-        .path = "/outrigger.v1.Peer/" name, .request = &outrigger__v1__##request_type##__descriptor, \
-        .reply = &outrigger__v1__##reply_type##__descriptor                                          \
+#define METHOD_OF(service, name, request_type, reply_type)                                                       \
+    {                                                                                                            \
+        .path = "/" service "/" name, .request = &request_type##__descriptor, .reply = &reply_type##__descriptor \
     }
+#define METHOD(name, request_type, reply_type) \
+    METHOD_OF("outrigger.v1.Peer", name, outrigger__v1__##request_type, outrigger__v1__##reply_type)
+#define HEALTH(name)                                                                 \
+    METHOD_OF("grpc.health.v1.Health", name, grpc__health__v1__health_check_request, \
+              grpc__health__v1__health_check_response)
+/* v1alpha has the same messages. */
+#define REFLECTION(version)                                                           \
+    METHOD_OF("grpc.reflection." version ".ServerReflection", "ServerReflectionInfo", \
+              grpc__reflection__v1__server_reflection_request, grpc__reflection__v1__server_reflection_response)
 const struct grpc_method grpc_methods[GRPC_METHODS] = {
     [PEER_HELLO] = METHOD("Hello", hello_request, hello_reply),
     [PEER_REPLICATE] = METHOD("Replicate", replicate_frame, empty),
@@ -20,6 +31,10 @@ const struct grpc_method grpc_methods[GRPC_METHODS] = {
     [PEER_GET] = METHOD("Get", get_request, get_reply),
     [PEER_SEARCH] = METHOD("Search", search_request, search_reply),
     [PEER_COUNT] = METHOD("Count", count_request, count_reply),
+    [PEER_HEALTH_CHECK] = HEALTH("Check"),
+    [PEER_HEALTH_WATCH] = HEALTH("Watch"),
+    [PEER_REFLECTION] = REFLECTION("v1"),
+    [PEER_REFLECTION_ALPHA] = REFLECTION("v1alpha"),
 };
 
 int grpc_method_find(const char *path, size_t bytes)
@@ -149,7 +164,7 @@ static int read_prefix(struct grpc_reader *reader, const uint8_t **data, size_t 
     }
     reader->length = (size_t)reader->prefix[1] << 24 | (size_t)reader->prefix[2] << 16 |
                      (size_t)reader->prefix[3] << 8 | (size_t)reader->prefix[4];
-    return reader->length <= PEER_MESSAGE_MAX ? 0 : OTR_TOOBIG;
+    return reader->length <= (reader->limit != 0 ? reader->limit : PEER_MESSAGE_MAX) ? 0 : OTR_TOOBIG;
 }
 
 /* The announced length is a claim: memory follows what arrives. */
@@ -226,5 +241,5 @@ bool grpc_reader_partial(const struct grpc_reader *reader)
 void grpc_reader_close(struct grpc_reader *reader)
 {
     free(reader->body);
-    memset(reader, 0, sizeof *reader);
+    *reader = (struct grpc_reader){.limit = reader->limit};
 }

@@ -1,4 +1,4 @@
-/* gRPC's own formats, without sockets: the methods of outrigger.proto, message framing, timeouts, status texts.
+/* gRPC's own formats, without sockets: the methods of our .proto files, message framing, timeouts, status texts.
  *
  * On the wire a call is one HTTP/2 stream: POST /outrigger.v1.Peer/<Method>, content-type application/grpc, te
  * trailers, grpc-timeout, and our metadata outrigger-cluster, outrigger-node, outrigger-incarnation (decimal). Each
@@ -10,7 +10,7 @@
 
 #include "sidecar/peer/peer.h"
 
-enum { GRPC_PREFIX_BYTES = 5, GRPC_TIMEOUT_TEXT_MAX = 10, GRPC_METHODS = PEER_COUNT + 1 };
+enum { GRPC_PREFIX_BYTES = 5, GRPC_TIMEOUT_TEXT_MAX = 10, GRPC_METHODS = PEER_METHODS };
 
 enum grpc_status {
     GRPC_OK = 0,
@@ -18,6 +18,7 @@ enum grpc_status {
     GRPC_UNKNOWN = 2,
     GRPC_INVALID_ARGUMENT = 3,
     GRPC_DEADLINE_EXCEEDED = 4,
+    GRPC_NOT_FOUND = 5,
     GRPC_PERMISSION_DENIED = 7,
     GRPC_RESOURCE_EXHAUSTED = 8,
     GRPC_FAILED_PRECONDITION = 9,
@@ -53,14 +54,15 @@ struct grpc_reader {
     bool done; /* the message was handed out; the next feed starts a new one */
     size_t length;
     size_t body_bytes;
+    size_t limit;    /* for `length`, below PEER_MESSAGE_MAX; 0: none. Set by the owner */
     size_t capacity; /* of body; grows with what really came, whatever length is announced */
     uint8_t *body;
 };
 
 /* Takes bytes from the front of (*data, *bytes) up to the end of one message. When one is complete, *message is set
  * (lent until the next call with this reader or, where it lies in *data, as long as that); else *message is NULL and
- * all is taken. OTR_UNSUPPORTED: compressed; OTR_PROTO: not a gRPC message; OTR_TOOBIG: above PEER_MESSAGE_MAX;
- * OTR_NOMEM. */
+ * all is taken. OTR_UNSUPPORTED: compressed; OTR_PROTO: not a gRPC message; OTR_TOOBIG: above PEER_MESSAGE_MAX or the
+ * limit; OTR_NOMEM. */
 int grpc_reader_feed(struct grpc_reader *reader, const uint8_t **data, size_t *bytes, const uint8_t **message,
                      size_t *message_bytes);
 /* In the middle of a message? */

@@ -3,6 +3,7 @@
 #include "sidecar/io/log.h"
 #include "sidecar/peer/call.h"
 #include "sidecar/peer/link.h"
+#include "sidecar/peer/public.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -241,6 +242,7 @@ static void hub_fill(struct peer_hub *hub, const struct peer_config *config)
     list_init(&hub->links);
     list_init(&hub->incoming);
     list_init(&hub->calls);
+    list_init(&hub->watchers);
     list_init(&hub->tasks);
     list_init(&hub->flushes);
     list_init(&hub->close_task.node);
@@ -363,6 +365,7 @@ static void run_close(struct hub_task *task)
     while (!list_empty(&hub->incoming)) {
         struct conn *c = list_item(hub->incoming.next, struct conn, node);
 
+        conn_flush(c); /* What watchers of our health are told: behind a GOAWAY nothing more goes out. */
         conn_goodbye(c);
         conn_close(c);
     }
@@ -373,8 +376,19 @@ static void run_close(struct hub_task *task)
     uv_close((uv_handle_t *)&hub->tick, on_own_handle_closed);
 }
 
+void peer_hub_serving(struct peer_hub *hub, enum peer_service service, bool serving)
+{
+    if (hub->serving[service] != serving && !hub->closing) {
+        hub->serving[service] = serving;
+        public_changed(hub);
+    }
+}
+
 void peer_hub_close(struct peer_hub *hub, void (*cb)(void *data), void *data)
 {
+    for (unsigned i = 0; i < PEER_SERVICES; i++) {
+        peer_hub_serving(hub, (enum peer_service)i, false);
+    }
     hub->closing = true;
     hub->close_cb = cb;
     hub->close_data = data;

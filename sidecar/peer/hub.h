@@ -42,7 +42,10 @@ struct peer_hub {
     unsigned incoming_count;
     struct list calls; /* incoming calls not yet answered */
     struct list tasks;
-    struct list flushes; /* connections with something to write */
+    struct list flushes;   /* connections with something to write */
+    struct list watchers;  /* of our health (public.c) */
+    unsigned public_count; /* calls of public.c under way */
+    bool serving[PEER_SERVICES];
     size_t incoming_bytes;
     unsigned handles; /* open libuv handles and requests */
     uint8_t *read_buffer;

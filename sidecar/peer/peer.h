@@ -37,7 +37,19 @@ enum peer_method {
     PEER_FORWARD,
     PEER_GET,
     PEER_SEARCH,
-    PEER_COUNT
+    PEER_COUNT,
+    /* gRPC's own services, answered by the hub itself to anybody (public.h). */
+    PEER_HEALTH_CHECK,
+    PEER_HEALTH_WATCH,
+    PEER_REFLECTION,
+    PEER_REFLECTION_ALPHA,
+    PEER_METHODS
+};
+/* What grpc.health.v1.Health tells apart. */
+enum peer_service {
+    PEER_SERVICE_NODE, /* "": the whole node */
+    PEER_SERVICE_PEER, /* "outrigger.v1.Peer" */
+    PEER_SERVICES
 };
 enum peer_lane { PEER_LANE_REPLICATE, PEER_LANE_BEACON };
 
@@ -86,6 +98,8 @@ struct peer_config {
 /* OTR_INUSE, OTR_INVALID with words that name the address. */
 int peer_hub_new(struct peer_hub **hub, const struct peer_config *config, struct otr_errmsg *msg);
 uint16_t peer_hub_port(const struct peer_hub *hub);
+/* What health checkers are told: SERVING or NOT_SERVING, which it is at first and while the hub closes. */
+void peer_hub_serving(struct peer_hub *hub, enum peer_service service, bool serving);
 /* Closes links (their calls end with OTR_CANCELED) and connections, then frees and calls cb. Incoming Seeds break off;
  * other incoming calls must still be answered once, before or after, into the void. */
 void peer_hub_close(struct peer_hub *hub, void (*cb)(void *data), void *data);

@@ -86,7 +86,21 @@ Test(garbage, random_bytes)
 /* A proper conversation of all methods, with a few bytes changed, lost or doubled. */
 Test(garbage, mutated_calls)
 {
-    static const char *const paths[] = {"Hello", "Replicate", "Beacon", "Seed", "Forward", "Get", "Search", "Count"};
+    static const char *const paths[] = {
+        "/outrigger.v1.Peer/Hello",
+        "/outrigger.v1.Peer/Replicate",
+        "/outrigger.v1.Peer/Beacon",
+        "/outrigger.v1.Peer/Seed",
+        "/outrigger.v1.Peer/Forward",
+        "/outrigger.v1.Peer/Get",
+        "/outrigger.v1.Peer/Search",
+        "/outrigger.v1.Peer/Count",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    };
+    enum { PATHS = sizeof paths / sizeof paths[0] };
     struct node a, b;
     struct peer_link *link = pair_open(&a, &b);
 
@@ -94,10 +108,8 @@ Test(garbage, mutated_calls)
         struct raw_header headers[RAW_HEADERS_MAX];
         struct bytes out = {.count = 0};
         uint8_t message[64] = {0x0a, 0x04, 0x08, 0x01, 0x10, 0x02, 0x12, 0x00, 0x1a, 0x02, 0x08, 0x01};
-        char path[64] = "/outrigger.v1.Peer/";
 
-        strcat(path, paths[round % 8]);
-        raw_call_headers(headers, path);
+        raw_call_headers(headers, paths[round % PATHS]);
         raw_preface(&out);
         raw_headers(&out, headers, false);
         raw_message(&out, 0, message, round % 13, false);
