@@ -35,7 +35,7 @@ SYS_io    := -luv -lcurl
 SYS_peer  := -lnghttp2 -lprotobuf-c -lzstd
 SYS_api   := -lhttp_parser -lcrypto
 SYS_json  := -lcjson
-SYS_cli   := -lyaml
+SYS_cli   := -lyaml -lcrypto
 SYS_ALL   := $(SYS_cli) $(SYS_peer) $(SYS_api) $(SYS_json) $(SYS_io) -lpthread -lm
 
 # Who may link whom (docs/architecture.md): the same arrows as the imports.
@@ -138,7 +138,7 @@ TESTLIB_api := temp_dir
 TESTLIB_core := fail_malloc
 UNIT_LDFLAGS_core := $(UNIT_LDFLAGS_log)
 TESTLIB_node := fake_backend fake_store
-TESTLIB_cli := fake_backend fake_store
+TESTLIB_cli := fake_backend fake_store temp_dir
 TESTLIB_io := http_stub
 TESTLIB_etcd := http_stub
 

@@ -7,7 +7,7 @@ set -euo pipefail
 build="gcc make pkg-config libuv1-dev libcurl4-openssl-dev libcjson-dev libzstd-dev libnghttp2-dev libprotobuf-c-dev
        protobuf-c-compiler libhttp-parser-dev libxxhash-dev libyaml-dev libssl-dev ca-certificates"
 demo="python3 python3-sklearn python3-numpy"
-test="curl jq libcriterion-dev clang clang-format clang-tidy cppcheck gcovr valgrind python3 libclang-rt-14-dev
+test="curl jq openssl libcriterion-dev clang clang-format clang-tidy cppcheck gcovr valgrind python3 libclang-rt-14-dev
       curl jq"
 
 want=""

@@ -1,4 +1,5 @@
 /* The program: finds the subcommand and lets it run. */
+#include "sidecar/cli/certs.h"
 #include "sidecar/cli/cluster.h"
 #include "sidecar/cli/dev.h"
 #include "sidecar/cli/exec_child.h"
@@ -19,6 +20,11 @@ static const struct command *const commands[] = {
     &cluster_health_command,
     &sidecar_command,
     &token_command,
+    &certs_ca_command,
+    &certs_node_command,
+    &certs_client_command,
+    &certs_all_command,
+    &certs_show_command,
 };
 enum { COMMANDS_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -32,6 +38,11 @@ static void print_usage(FILE *out)
                  "  cluster status      shards, their primaries and replicas\n"
                  "  cluster list-nodes  nodes, their addresses and loads\n"
                  "  cluster health      exit code 0 when every shard can be written\n"
+                 "  certs ca            makes a certificate authority for a cluster\n"
+                 "  certs node          makes or renews a node's certificate\n"
+                 "  certs client        makes or renews a client's certificate\n"
+                 "  certs all           makes an authority and all certificates of a cluster\n"
+                 "  certs show          whom certificates name, when they end\n"
                  "  load                puts points from a file into a collection\n"
                  "  token               draws a token for clients or operators\n"
                  "  version             the program's version\n"
@@ -39,14 +50,37 @@ static void print_usage(FILE *out)
                  "Exit codes: 0 done, 1 failed, 2 wrong usage.\n");
 }
 
-static void print_cluster_usage(FILE *out)
+/* Commands of two words, by their first one. */
+static const struct group {
+    const char *name;
+    const char *commands; /* as help shows them */
+} groups[] = {
+    {"cluster", "  init        creates a cluster's settings and shards, once\n"
+                "  status      shards, their primaries and replicas\n"
+                "  list-nodes  nodes, their addresses and loads\n"
+                "  health      exit code 0 when every shard can be written\n"},
+    {"certs", "  ca          makes a certificate authority for a cluster\n"
+              "  node        makes or renews a node's certificate\n"
+              "  client      makes or renews a client's certificate\n"
+              "  all         makes an authority and all certificates of a cluster\n"
+              "  show        whom certificates name, when they end\n"},
+};
+enum { GROUPS_COUNT = sizeof groups / sizeof groups[0] };
+
+static const struct group *group_find(const char *name)
 {
-    fprintf(out, "usage: outrigger cluster COMMAND [settings]\n\n"
-                 "  init        creates a cluster's settings and shards, once\n"
-                 "  status      shards, their primaries and replicas\n"
-                 "  list-nodes  nodes, their addresses and loads\n"
-                 "  health      exit code 0 when every shard can be written\n\n"
-                 "'outrigger cluster COMMAND --help' says more.\n");
+    for (size_t i = 0; i < GROUPS_COUNT; i++) {
+        if (strcmp(groups[i].name, name) == 0) {
+            return &groups[i];
+        }
+    }
+    return NULL;
+}
+
+static void print_group_usage(FILE *out, const struct group *group)
+{
+    fprintf(out, "usage: outrigger %s COMMAND [settings]\n\n%s\n'outrigger %s COMMAND --help' says more.\n",
+            group->name, group->commands, group->name);
 }
 
 /* The command that the arguments begin with; *words is how many of them name it. */
@@ -54,7 +88,7 @@ static const struct command *find(int argc, char **argv, int *words)
 {
     char name[64];
 
-    *words = argc > 1 && strcmp(argv[0], "cluster") == 0 ? 2 : 1;
+    *words = argc > 1 && group_find(argv[0]) != NULL ? 2 : 1;
     if (snprintf(name, sizeof name, *words == 2 ? "%s %s" : "%s", argv[0], *words == 2 ? argv[1] : "") >=
         (int)sizeof name) {
         return NULL;
@@ -69,30 +103,36 @@ static const struct command *find(int argc, char **argv, int *words)
 
 static int unknown(int argc, char **argv)
 {
-    static const char *const others[] = {"cluster", "version", "help"};
-    const char *names[COMMANDS_COUNT + 3];
-    bool cluster = strcmp(argv[0], "cluster") == 0;
-    const char *given = cluster ? argv[1] : argv[0];
+    static const char *const others[] = {"version", "help"};
+    const char *names[COMMANDS_COUNT + GROUPS_COUNT + 2];
+    const struct group *group = group_find(argv[0]);
+    const char *given = group != NULL ? argv[1] : argv[0];
     size_t count = 0;
     const char *meant;
 
-    if (cluster && (argc < 2 || given[0] == '-')) {
-        print_cluster_usage(argc < 2 ? stderr : stdout);
+    if (group != NULL && (argc < 2 || given[0] == '-')) {
+        print_group_usage(argc < 2 ? stderr : stdout, group);
         return argc < 2 ? EXIT_USAGE : EXIT_OK;
     }
     for (size_t i = 0; i < COMMANDS_COUNT; i++) {
-        bool below_cluster = strncmp(commands[i]->name, "cluster ", 8) == 0;
+        const char *space = strchr(commands[i]->name, ' ');
+        size_t first = space != NULL ? (size_t)(space - commands[i]->name) : 0;
 
-        if (below_cluster == cluster) {
-            names[count++] = commands[i]->name + (cluster ? 8 : 0);
+        if (group == NULL ? space == NULL
+                          : strlen(group->name) == first && memcmp(commands[i]->name, group->name, first) == 0) {
+            names[count++] = group == NULL ? commands[i]->name : space + 1;
         }
     }
-    for (size_t i = 0; !cluster && i < 3; i++) {
+    for (size_t i = 0; group == NULL && i < GROUPS_COUNT; i++) {
+        names[count++] = groups[i].name;
+    }
+    for (size_t i = 0; group == NULL && i < 2; i++) {
         names[count++] = others[i];
     }
     meant = options_suggest(given, names, count);
-    fprintf(stderr, "outrigger: unknown command \"%s%s\"%s%s%s\n", cluster ? "cluster " : "", given,
-            meant != NULL ? "; did you mean \"" : "", meant != NULL ? meant : "", meant != NULL ? "\"?" : "");
+    fprintf(stderr, "outrigger: unknown command \"%s%s%s\"%s%s%s\n", group != NULL ? group->name : "",
+            group != NULL ? " " : "", given, meant != NULL ? "; did you mean \"" : "", meant != NULL ? meant : "",
+            meant != NULL ? "\"?" : "");
     fprintf(stderr, "Try 'outrigger help'.\n");
     return EXIT_USAGE;
 }
@@ -111,8 +151,8 @@ static int help(int argc, char **argv)
         options_help(command, stdout);
         return EXIT_OK;
     }
-    if (strcmp(argv[0], "cluster") == 0 && argc == 1) {
-        print_cluster_usage(stdout);
+    if (argc == 1 && group_find(argv[0]) != NULL) {
+        print_group_usage(stdout, group_find(argv[0]));
         return EXIT_OK;
     }
     return unknown(argc, argv);

@@ -12,7 +12,8 @@ import urllib.request
 
 from harness import ETCD, PROGRAM, Cluster, ClusterTest, free_ports, run, start_process, tail, wait_until
 
-COMMANDS = ["sidecar", "dev", "load", "cluster init", "cluster status", "cluster list-nodes", "cluster health"]
+COMMANDS = ["sidecar", "dev", "load", "cluster init", "cluster status", "cluster list-nodes", "cluster health",
+            "certs ca", "certs node", "certs client", "certs all", "certs show"]
 
 
 class TestWords(unittest.TestCase):
@@ -35,6 +36,9 @@ class TestWords(unittest.TestCase):
     def test_wrong_usage_is_exit_code_2_with_a_suggestion(self):
         for arguments, words in (((), "usage: outrigger"), (("cluster",), "usage: outrigger cluster"),
                                  (("statsu",), "unknown command"), (("sidecra",), 'did you mean "sidecar"?'),
+                                 (("certs",), "usage: outrigger certs"), (("certs", "nod"), 'did you mean "node"?'),
+                                 (("certs", "node", "--node", "n"), "--dir is missing"),
+                                 (("certs", "show"), "which file?"),
                                  (("cluster", "stauts"), 'did you mean "status"?'),
                                  (("cluster", "status", "--jsno"), "did you mean --json?"),
                                  (("sidecar", "--node", "n"), "--data is missing (or OUTRIGGER_DATA"),
