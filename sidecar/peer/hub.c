@@ -362,6 +362,7 @@ static void run_close(struct hub_task *task)
     while (!list_empty(&hub->links)) {
         link_shutdown(list_item(hub->links.next, struct peer_link, node));
     }
+    public_close(hub);
     while (!list_empty(&hub->incoming)) {
         struct conn *c = list_item(hub->incoming.next, struct conn, node);
 

@@ -177,6 +177,13 @@ void public_changed(struct peer_hub *hub)
     }
 }
 
+void public_close(struct peer_hub *hub)
+{
+    while (!list_empty(&hub->watchers)) {
+        call_end(list_item(hub->watchers.next, struct public_call, node), GRPC_OK, NULL);
+    }
+}
+
 /* --- reflection --------------------------------------------------------------------------------------------------- */
 
 static bool reply_services(struct public_call *call, reflection_response *reply)

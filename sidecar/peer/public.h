@@ -13,5 +13,7 @@
 void public_begin(struct conn *c, struct stream *s);
 /* hub->serving changed: tells who watches. */
 void public_changed(struct peer_hub *hub);
+/* The hub closes: ends what is watched. In order, for gRPC clients forget what came last before an error. */
+void public_close(struct peer_hub *hub);
 
 #endif

@@ -1,6 +1,7 @@
 /* A peer for interop.js. Prints its port and then serves: Forward answers with the length of its body, Count fails with
- * words, Search never answers, Get tells how many frames the lanes got, Seed counts points. With a port as argument it
- * also dials node "js" there, and says on standard output what came of it. Ends when standard input does. */
+ * words and turns the health of outrigger.v1.Peer over, Search never answers, Get tells how many frames the lanes got,
+ * Seed counts points. With a port as argument it also dials node "js" there, and says on standard output what came of
+ * it. Ends when standard input does. */
 #include "sidecar/peer/peer.h"
 
 #include <stdio.h>
@@ -16,6 +17,7 @@ struct app {
     unsigned points;
     unsigned seed_sent;
     unsigned intruders;
+    bool serving;
 };
 
 static void say(const char *what, int status, uint64_t number, const char *text)
@@ -156,6 +158,8 @@ static void on_call(void *data, struct peer_call *call, enum peer_method method,
         app->unanswered = call;
         break;
     default:
+        app->serving = !app->serving;
+        peer_hub_serving(app->hub, PEER_SERVICE_PEER, app->serving);
         peer_call_fail(call, 9, "not today: 100% \xc3\xa4");
         break;
     }
