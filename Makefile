@@ -31,7 +31,7 @@ LIB := $(BUILD)/lib$(BUILD_SUFFIX)
 BIN := $(BUILD)/bin$(BUILD_SUFFIX)
 
 # Libraries from Debian that a room's code needs at link time (docs/dependencies.md).
-SYS_io    := -luv -lcurl
+SYS_io    := -luv -lcurl -lssl -lcrypto
 SYS_peer  := -lnghttp2 -lprotobuf-c -lzstd
 SYS_api   := -lhttp_parser -lcrypto
 SYS_json  := -lcjson
@@ -139,7 +139,7 @@ TESTLIB_core := fail_malloc
 UNIT_LDFLAGS_core := $(UNIT_LDFLAGS_log)
 TESTLIB_node := fake_backend fake_store
 TESTLIB_cli := fake_backend fake_store temp_dir
-TESTLIB_io := http_stub
+TESTLIB_io := http_stub temp_dir test_certs
 TESTLIB_etcd := http_stub
 
 define unit
