@@ -109,13 +109,14 @@ static void count_shards(struct topology *t, otr_node node, unsigned *shards, un
 
 static void print_address(struct text *t, const struct topology_address *a)
 {
-    char text[TOPOLOGY_HOST_MAX + 8];
+    char text[TOPOLOGY_HOST_MAX + 24];
 
     if (a->port == 0) {
         text_puts(t, "null");
         return;
     }
-    snprintf(text, sizeof text, strchr(a->host, ':') != NULL ? "[%s]:%u" : "%s:%u", a->host, a->port);
+    snprintf(text, sizeof text, strchr(a->host, ':') != NULL ? "%s[%s]:%u" : "%s%s:%u", a->tls ? "https://" : "",
+             a->host, a->port);
     print_text(t, text);
 }
 

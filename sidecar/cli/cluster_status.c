@@ -394,6 +394,9 @@ static int run(const struct command *command, int argc, char **argv,
         loop_close(&loop);
     }
     if (rv == 0) {
+        if (view.note.text[0] != '\0') {
+            fprintf(stderr, "outrigger %s: %s\n", command->name, view.note.text);
+        }
         order = sorted(&view);
         exit_code = order != NULL ? show(&view, order, s.json) : EXIT_FAILED;
         free(order);

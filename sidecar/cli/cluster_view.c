@@ -51,7 +51,8 @@ static void print_address(char out[CLUSTER_VIEW_TEXT_MAX], const struct topology
     if (a->port == 0) {
         out[0] = '\0';
     } else {
-        snprintf(out, CLUSTER_VIEW_TEXT_MAX, strchr(a->host, ':') != NULL ? "[%s]:%u" : "%s:%u", a->host, a->port);
+        snprintf(out, CLUSTER_VIEW_TEXT_MAX, strchr(a->host, ':') != NULL ? "%s[%s]:%u" : "%s%s:%u",
+                 a->tls ? "https://" : "", a->host, a->port);
     }
 }
 
@@ -268,6 +269,13 @@ int cluster_view_from_json(struct cluster_view *v, const char *text, struct otr_
     return rv;
 }
 
+/* A missing scheme is http. */
+static void put_url(struct fetch *fetch, const char *address, size_t bytes)
+{
+    snprintf(fetch->url, sizeof fetch->url, "%s%.*s/cluster", strstr(address, "://") != NULL ? "" : "http://",
+             (int)bytes, address);
+}
+
 static int read_sidecar(struct cluster_view *v, struct fetch_client *f, const char *url, struct otr_errmsg *msg)
 {
     struct fetch fetch = {.data = NULL};
@@ -275,14 +283,13 @@ static int read_sidecar(struct cluster_view *v, struct fetch_client *f, const ch
     int rv;
 
     bytes -= bytes > 0 && url[bytes - 1] == '/';
-    snprintf(fetch.url, sizeof fetch.url, "%s%.*s/cluster", strstr(url, "://") != NULL ? "" : "http://", (int)bytes,
-             url);
+    put_url(&fetch, url, bytes);
     fetch_all(f, &fetch, 1, SIDECAR_TIMEOUT_MS);
     rv = fetch.status;
     if (rv != 0) {
         otr_errmsg_set(msg, "%s", fetch.msg.text);
     } else if (fetch.http_status != 200) {
-        otr_errmsg_set(msg, "HTTP status %ld", fetch.http_status);
+        fetch_refusal(&fetch, msg);
         rv = OTR_PROTO;
     } else {
         rv = cluster_view_from_json(v, fetch.body, msg);
@@ -346,7 +353,7 @@ static int ask_all(struct cluster_view *v, struct fetch_client *f, struct otr_er
 
     for (uint32_t i = 0; rv == 0 && i < v->nodes_count; i++) {
         if (v->nodes[i].live && v->nodes[i].client[0] != '\0') {
-            snprintf(fetches[count].url, sizeof fetches[count].url, "http://%s/cluster", v->nodes[i].client);
+            put_url(&fetches[count], v->nodes[i].client, strlen(v->nodes[i].client));
             asked[count++] = i;
         }
     }
@@ -356,6 +363,9 @@ static int ask_all(struct cluster_view *v, struct fetch_client *f, struct otr_er
     for (size_t i = 0; i < count; i++) {
         if (fetches[i].status == 0 && fetches[i].http_status == 200) {
             cluster_view_take_own(v, asked[i], fetches[i].body);
+        } else if (fetches[i].status == 0) {
+            fetch_refusal(&fetches[i], &v->note);
+            otr_errmsg_wrap(&v->note, "%s does not tell its positions", v->nodes[asked[i]].name);
         }
     }
     if (fetches != NULL) {
@@ -415,7 +425,7 @@ int cluster_view_read(struct cluster_view *v, struct loop *loop, const struct cl
     struct fetch_client f;
     int rv;
 
-    rv = fetch_open(&f, loop, msg);
+    rv = fetch_open(&f, loop, &settings->credentials, msg);
     if (rv != 0) {
         return rv;
     }

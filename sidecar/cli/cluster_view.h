@@ -4,9 +4,10 @@
 #define OUTRIGGER_CLI_CLUSTER_VIEW_H
 
 #include "sidecar/cli/coord_client.h"
+#include "sidecar/cli/credentials.h"
 #include "sidecar/cli/options.h"
 
-enum { CLUSTER_VIEW_TEXT_MAX = TOPOLOGY_HOST_MAX + 16 };
+enum { CLUSTER_VIEW_TEXT_MAX = TOPOLOGY_HOST_MAX + 24 };
 
 struct cluster_view_shard {
     otr_shard id;
@@ -33,8 +34,9 @@ struct cluster_view_node {
     bool known; /* registered or live; others only stand in descriptors */
     bool draining;
     bool live;
-    bool answered;                                                   /* its sidecar was asked and answered */
-    char client[CLUSTER_VIEW_TEXT_MAX], peer[CLUSTER_VIEW_TEXT_MAX]; /* "host:port", "" when unknown */
+    bool answered; /* its sidecar was asked and answered */
+    char client[CLUSTER_VIEW_TEXT_MAX],
+        peer[CLUSTER_VIEW_TEXT_MAX]; /* "host:port", "https://host:port", "" when unknown */
     uint32_t shards, primaries;
     struct cluster_view_own *own; /* by place in the view's shards */
 };
@@ -45,19 +47,21 @@ struct cluster_view {
     uint32_t shards_count;
     struct cluster_view_node *nodes; /* by name */
     uint32_t nodes_count;
+    struct otr_errmsg note; /* why some live sidecar's own word is missing, if one refused it; "": no such thing */
 };
 
 struct cluster_view_settings {
     struct coord_client_settings coordinator;
+    struct credentials_settings credentials;
     const char *sidecar; /* URL; NULL: asks the coordinator */
 };
 
 /* NOLINTBEGIN(bugprone-macro-parentheses): offsetof takes none. */
-#define CLUSTER_VIEW_OPTIONS(type, member)                                                \
-    COORD_CLIENT_OPTIONS(type, member.coordinator),                                       \
-    {                                                                                     \
-        "sidecar", OPTION_TEXT, offsetof(type, member.sidecar), "URL", NULL, false, 0, 0, \
-            "ask this sidecar instead of the coordinator"                                 \
+#define CLUSTER_VIEW_OPTIONS(type, member)                                                         \
+    COORD_CLIENT_OPTIONS(type, member.coordinator), CREDENTIALS_OPTIONS(type, member.credentials), \
+    {                                                                                              \
+        "sidecar", OPTION_TEXT, offsetof(type, member.sidecar), "URL", NULL, false, 0, 0,          \
+            "ask this sidecar instead of the coordinator"                                          \
     }
 /* NOLINTEND(bugprone-macro-parentheses) */
 

@@ -346,7 +346,7 @@ static int open_and_run(struct dev *d, const struct dev_plan_settings *settings,
     }
     uv_timer_init(&d->loop.uv, &d->restart);
     d->restart.data = d;
-    rv = fetch_open(&d->fetch, &d->loop, msg);
+    rv = fetch_open(&d->fetch, &d->loop, NULL, msg);
     if (rv == 0) {
         rv = run_cluster(d, msg);
         fetch_close(&d->fetch);

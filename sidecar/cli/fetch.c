@@ -1,5 +1,7 @@
 #include "sidecar/cli/fetch.h"
 
+#include "sidecar/coord/fields.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,12 +10,19 @@ struct fetch_batch {
     bool done;
 };
 
-int fetch_open(struct fetch_client *f, struct loop *loop, struct otr_errmsg *msg)
+int fetch_open(struct fetch_client *f, struct loop *loop, const struct credentials_settings *credentials,
+               struct otr_errmsg *msg)
 {
-    const struct http_client_config config = {.connect_timeout_ms = 0};
+    static const struct credentials_settings none;
+    struct http_client_config config = {.connect_timeout_ms = 0};
+    int rv;
 
-    f->loop = loop;
-    return http_client_new(&f->http, &loop->uv, &config, msg);
+    credentials = credentials != NULL ? credentials : &none;
+    *f = (struct fetch_client){.loop = loop};
+    rv = credentials_http(credentials, &config, msg);
+    rv = rv != 0 ? rv : credentials_header(credentials, f->authorization, msg);
+    f->headers[0] = f->authorization[0] != '\0' ? f->authorization : NULL;
+    return rv != 0 ? rv : http_client_new(&f->http, &loop->uv, &config, msg);
 }
 
 static void close_done(void *data)
@@ -27,6 +36,17 @@ void fetch_close(struct fetch_client *f)
 
     http_client_close(f->http, close_done, &done);
     loop_finish(f->loop, &done, 0);
+    explicit_bzero(f->authorization, sizeof f->authorization);
+}
+
+void fetch_refusal(const struct fetch *fetch, struct otr_errmsg *msg)
+{
+    cJSON *json = cJSON_Parse(fetch->body != NULL ? fetch->body : "");
+    const char *words = cJSON_GetStringValue(field_find(field_find(json, "error"), "message"));
+
+    otr_errmsg_set(msg, "%s%s%ld%s", words != NULL ? words : "", words != NULL ? " (HTTP status " : "HTTP status ",
+                   fetch->http_status, words != NULL ? ")" : "");
+    cJSON_Delete(json);
 }
 
 static void request_done(struct http_request *req, int status, const struct http_response *response,
@@ -56,8 +76,8 @@ void fetch_all(struct fetch_client *f, struct fetch *fetches, size_t count, uint
         fetch->batch = &batch;
         fetch->http_status = 0;
         fetch->body = NULL;
-        fetch->request =
-            (struct http_request){.method = "GET", .url = fetch->url, .timeout_ms = timeout_ms, .data = fetch};
+        fetch->request = (struct http_request){
+            .method = "GET", .url = fetch->url, .headers = f->headers, .timeout_ms = timeout_ms, .data = fetch};
         fetch->status = http_client_start(f->http, &fetch->request, request_done);
         if (fetch->status != 0) {
             otr_errmsg_set(&fetch->msg, "%s: %s", fetch->url, otr_strerror(fetch->status));

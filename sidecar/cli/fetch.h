@@ -1,9 +1,9 @@
-/* HTTP GETs as commands use them: several at once, waited for together. */
+/* HTTP GETs as commands use them: several at once, waited for together. All carry the user's token, if there is one. */
 #ifndef OUTRIGGER_CLI_FETCH_H
 #define OUTRIGGER_CLI_FETCH_H
 
+#include "sidecar/cli/credentials.h"
 #include "sidecar/cli/loop.h"
-#include "sidecar/io/http_client.h"
 
 struct fetch {
     char url[512]; /* the caller's */
@@ -19,11 +19,17 @@ struct fetch {
 struct fetch_client {
     struct loop *loop;
     struct http_client *http;
+    char authorization[CREDENTIALS_HEADER_BYTES]; /* a header line, or "" */
+    const char *headers[2];                       /* that line, if any, and NULL */
 };
 
-int fetch_open(struct fetch_client *f, struct loop *loop, struct otr_errmsg *msg);
+/* credentials NULL: none. */
+int fetch_open(struct fetch_client *f, struct loop *loop, const struct credentials_settings *credentials,
+               struct otr_errmsg *msg);
 /* Sends all and waits for all; each ends within timeout_ms. */
 void fetch_all(struct fetch_client *f, struct fetch *fetches, size_t count, uint32_t timeout_ms);
+/* Why an answer is not what was asked for: the sidecar's own words, and the HTTP status. */
+void fetch_refusal(const struct fetch *fetch, struct otr_errmsg *msg);
 void fetch_clear(struct fetch *fetches, size_t count);
 void fetch_close(struct fetch_client *f);
 

@@ -6,6 +6,7 @@
  * found that it was refused for; nothing of a refused request was applied, so its halves are new requests. */
 #include "sidecar/cli/load.h"
 
+#include "sidecar/cli/credentials.h"
 #include "sidecar/cli/load_lines.h"
 #include "sidecar/cli/loop.h"
 #include "sidecar/coord/fields.h"
@@ -43,6 +44,7 @@ struct settings {
     uint32_t concurrency;
     uint32_t create_dimension;
     const char *metric;
+    struct credentials_settings credentials;
 };
 
 /* Lines first..last-1 of the slot's batch, still to be sent. */
@@ -61,7 +63,7 @@ struct slot {
     uint32_t backoff_ms;
     char url[URL_MAX];
     char id_header[64];
-    const char *headers[3];
+    const char *headers[4];
     char *body;
     struct http_request request;
     uv_timer_t retry;
@@ -71,6 +73,7 @@ struct load {
     const struct settings *settings;
     struct loop loop;
     struct http_client *http;
+    char authorization[CREDENTIALS_HEADER_BYTES]; /* a header line, or "" */
     char *endpoints[ENDPOINTS_MAX];
     uint32_t endpoints_count;
     struct load_reader reader;
@@ -191,7 +194,7 @@ static int slot_send(struct slot *s)
     snprintf(s->url, sizeof s->url, "%s/collections/%s/points", l->endpoints[s->endpoint], l->settings->collection);
     s->headers[0] = "Content-Type: application/json";
     s->headers[1] = s->id_header;
-    s->headers[2] = NULL;
+    s->headers[2] = l->authorization[0] != '\0' ? l->authorization : NULL;
     s->request.method = "PUT";
     s->request.url = s->url;
     s->request.headers = s->headers;
@@ -288,13 +291,14 @@ static void put_done(struct http_request *req, int status, const struct http_res
     error_text(response, why, sizeof why);
     if (response->status >= 500 || response->status == 429 || response->status == 408) {
         try_again(s, why);
-    } else if (response->status == 404) { /* The collection: each line would be told the same. */
+    } else if (response->status == 404 || response->status == 401 || response->status == 403) {
+        /* The collection or the token: each line would be told the same. */
         if (l->fatal == 0) {
             clear_progress(l);
-            fprintf(stderr, "outrigger load: collection %s: %s; --create-dimension makes it\n", l->settings->collection,
-                    why);
+            fprintf(stderr, "outrigger load: collection %s: %s%s\n", l->settings->collection, why,
+                    response->status == 404 ? "; --create-dimension makes it" : "");
         }
-        l->fatal = OTR_NOTFOUND;
+        l->fatal = response->status == 404 ? OTR_NOTFOUND : OTR_DENIED;
         l->failures += part.last - part.first;
         part_over(s);
     } else if (part.last - part.first > 1) {
@@ -378,7 +382,8 @@ static void make_done(struct http_request *req, int status, const struct http_re
 static int make_collection(struct load *l, struct otr_errmsg *msg)
 {
     const struct settings *s = l->settings;
-    const char *const headers[] = {"Content-Type: application/json", NULL};
+    const char *const headers[] = {"Content-Type: application/json",
+                                   l->authorization[0] != '\0' ? l->authorization : NULL, NULL};
     struct making m = {.status = OTR_UNREACHABLE};
     char url[URL_MAX];
     char body[256];
@@ -522,10 +527,12 @@ static int transfer(struct load *l)
 
 static int open_and_run(struct load *l, struct otr_errmsg *msg)
 {
-    const struct http_client_config config = {.connect_timeout_ms = 0};
+    struct http_client_config config = {.connect_timeout_ms = 0};
     int rv;
 
     rv = open_file(l, msg);
+    rv = rv != 0 ? rv : credentials_http(&l->settings->credentials, &config, msg);
+    rv = rv != 0 ? rv : credentials_header(&l->settings->credentials, l->authorization, msg);
     rv = rv != 0 ? rv : split_endpoints(l, l->settings->endpoint, msg);
     rv = rv != 0 ? rv : loop_init(&l->loop, msg);
     if (rv != 0) {
@@ -566,6 +573,7 @@ static const struct option options[] = {
      "make the collection, with so many dimensions, unless it exists"},
     {"metric", OPTION_TEXT, OPTION(metric), "NAME", "Cosine", false, 0, 0,
      "of the collection made: Cosine, Euclidean, DotProduct or Manhattan"},
+    CREDENTIALS_OPTIONS(struct settings, credentials),
 };
 
 static int run(const struct command *command, int argc, char **argv)

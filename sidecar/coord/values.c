@@ -5,8 +5,8 @@
  *                defaults: "beacon_ms", "grant_ms", "replica_timeout_ms", "suspect_timeout_ms", "session_ttl_ms",
  *                "read_lag_ms", "apply_wait_ms", "request_timeout_ms"}
  *   nodes/N      {"zone", "state": "active" | "draining"}; parsing sets registered
- *   live/N       {"client": {"host", "port"}, "peer": {"host", "port"}, "incarnation": H, "session", "version"};
- *                parsing sets live
+ *   live/N       {"client": {"host", "port", "tls": true if so}, "peer": the same, "incarnation": H, "session",
+ *                "version"}; parsing sets live
  *   shards/S     {"id", "range": [first, last], "generation": D, "version": D, "epoch": D,
  *                "primary": null | {"node", "incarnation": H}, "in_sync": [{"node", "log": H}], "replicas": [node],
  *                "learners": [node], "state": "active", "position": {"epoch": D, "index": D}, "mode": "sync" | "async",
@@ -134,7 +134,8 @@ static bool add_address(cJSON *object, const char *name, const struct topology_a
 {
     cJSON *json = cJSON_AddObjectToObject(object, name);
 
-    return field_add_text(json, "host", a->host) && field_add_number(json, "port", a->port);
+    return field_add_text(json, "host", a->host) && field_add_number(json, "port", a->port) &&
+           (!a->tls || cJSON_AddTrueToObject(json, "tls") != NULL);
 }
 
 static int get_address(const cJSON *object, const char *name, struct topology_address *out, struct otr_errmsg *msg)
@@ -155,6 +156,7 @@ static int get_address(const cJSON *object, const char *name, struct topology_ad
         return rv;
     }
     out->port = (uint16_t)port;
+    out->tls = cJSON_IsTrue(field_find(json, "tls"));
     return 0;
 }
 

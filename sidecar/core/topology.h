@@ -12,6 +12,7 @@ enum { TOPOLOGY_HOST_MAX = 255, TOPOLOGY_VERSION_MAX = 31, TOPOLOGY_SESSION_MAX 
 struct topology_address {
     char host[TOPOLOGY_HOST_MAX + 1];
     uint16_t port; /* 0: unknown */
+    bool tls;      /* it is to be spoken to in TLS */
 };
 
 struct topology_node {

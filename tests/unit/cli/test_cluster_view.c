@@ -169,12 +169,16 @@ Test(cluster_view, of_the_coordinators_keys)
     b = topology_node(t, d.primary);
     b->live = true;
     b->incarnation = 11;
-    b->client = (struct topology_address){"::1", 7700};
+    b->client = (struct topology_address){"::1", 7700, .tls = false};
     cr_assert(zero(int, topology_shard_set(t, &d, 1)));
     cr_assert(zero(int, cluster_view_from_topology(&v, t)));
     cluster_view_settle(&v);
     cr_assert(eq(str, v.nodes[v.shards[0].primary].name, "b"));
     cr_assert(eq(str, v.nodes[v.shards[0].primary].client, "[::1]:7700"));
+    cluster_view_close(&v);
+    b->client.tls = true;
+    cr_assert(zero(int, cluster_view_from_topology(&v, t)));
+    cr_assert(eq(str, v.nodes[1].client, "https://[::1]:7700"));
     cluster_view_close(&v);
     /* Restarted: the node lives, but its process is not the one that leads (PROTOCOL E1). */
     b->incarnation = 12;

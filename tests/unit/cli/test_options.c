@@ -200,6 +200,18 @@ Test(options, suggestions_only_for_what_is_near)
     cr_assert(zero(ptr, (void *)options_suggest("", names, 2)));
 }
 
+/* Arguments are seen by everybody on the host, and so is what complaints repeat of them. */
+Test(options, a_token_is_no_argument)
+{
+    struct fixture f = {.s.count = 0};
+
+    cr_assert(eq(int, parse(&f, "--token s3cr3t"), OTR_INVALID));
+    cr_assert(strstr(f.msg.text, "--token-file") != NULL && strstr(f.msg.text, "OUTRIGGER_TOKEN") != NULL);
+    cr_assert(strstr(f.msg.text, "s3cr3t") == NULL);
+    cr_assert(eq(int, parse(&f, "--token=s3cr3t"), OTR_INVALID));
+    cr_assert(strstr(f.msg.text, "--token-file") != NULL && strstr(f.msg.text, "s3cr3t") == NULL);
+}
+
 Test(options, help_is_no_error_and_names_everything)
 {
     struct fixture f = {0};

@@ -152,8 +152,8 @@ Test(values, node_comes_back)
 Test(values, live_comes_back)
 {
     struct topology_node in = {.name = "n",
-                               .client = {"10.0.0.1", 7700},
-                               .peer = {"host \"quoted\"", 65535},
+                               .client = {"10.0.0.1", 7700, .tls = true},
+                               .peer = {"host \"quoted\"", 65535, .tls = false},
                                .incarnation = UINT64_C(0xFEDCBA9876543210),
                                .session = "7587862",
                                .version = "0.1"};
@@ -166,6 +166,8 @@ Test(values, live_comes_back)
     cr_assert(eq(int, out.client.port, 7700));
     cr_assert(eq(str, out.peer.host, "host \"quoted\""));
     cr_assert(eq(int, out.peer.port, 65535));
+    cr_assert(out.client.tls && !out.peer.tls);
+    cr_assert(zero(ptr, strstr(strstr(text, "\"peer\""), "tls"))); /* As versions without TLS wrote it. */
     cr_assert(eq(u64, out.incarnation, in.incarnation));
     cr_assert(eq(str, out.session, "7587862"));
     cr_assert(eq(str, out.version, "0.1"));
