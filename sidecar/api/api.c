@@ -1,8 +1,11 @@
 #include "sidecar/api/api.h"
 
 #include "sidecar/api/rest.h"
+#include "sidecar/io/clock.h"
 
 #include <stdlib.h>
+
+enum { FINISH_TICK_MS = 5 };
 
 static void on_tick(uv_timer_t *timer)
 {
@@ -102,6 +105,30 @@ err_after_timer:
 uint16_t api_port(const struct api *a)
 {
     return http_server_port(a->http);
+}
+
+void api_leave(struct api *a)
+{
+    http_server_leave(a->http);
+}
+
+static void on_finish_tick(uv_timer_t *timer)
+{
+    struct api *a = timer->data;
+
+    rest_tick(a);
+    if ((a->requests == NULL && !http_server_busy(a->http)) || clock_now_ms() >= a->finish_ms) {
+        api_close(a, a->close_cb, a->close_data);
+    }
+}
+
+void api_finish(struct api *a, uint32_t timeout_ms, void (*cb)(void *data), void *data)
+{
+    a->close_cb = cb;
+    a->close_data = data;
+    a->finish_ms = clock_now_ms() + timeout_ms;
+    http_server_retire(a->http);
+    uv_timer_start(&a->timer, on_finish_tick, 0, FINISH_TICK_MS);
 }
 
 void api_close(struct api *a, void (*cb)(void *data), void *data)

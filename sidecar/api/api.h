@@ -19,6 +19,10 @@ struct api_config {
 /* OTR_INUSE, OTR_INVALID with words that name the address; as tokens_read. */
 int api_new(struct api **out, const struct api_config *config, struct otr_errmsg *msg);
 uint16_t api_port(const struct api *a);
+/* The process is going to stop: serving goes on, but every answer ends its connection. */
+void api_leave(struct api *a);
+/* No new connections; answers what is under way, for timeout_ms at most, then closes as api_close does. */
+void api_finish(struct api *a, uint32_t timeout_ms, void (*cb)(void *data), void *data);
 /* Stops listening, answers what is under way with 503, closes, then cb. */
 void api_close(struct api *a, void (*cb)(void *data), void *data);
 

@@ -113,7 +113,7 @@ static void on_connection(uv_stream_t *stream, int status)
     struct http_server *s = stream->data;
     struct http_conn *c;
 
-    if (status != 0 || s->stopped) {
+    if (status != 0 || s->retired) {
         return;
     }
     c = calloc(1, sizeof *c);
@@ -254,14 +254,50 @@ const struct http_metrics *http_server_metrics(struct http_server *s)
     return &s->metrics;
 }
 
+void http_server_leave(struct http_server *s)
+{
+    s->leaving = true;
+}
+
+void http_server_retire(struct http_server *s)
+{
+    struct http_conn *next;
+
+    if (s->retired) {
+        return;
+    }
+    http_server_leave(s);
+    s->retired = true;
+    uv_close((uv_handle_t *)&s->listener, on_listener_closed);
+    for (struct http_conn *c = s->conns; c != NULL; c = next) {
+        next = c->next;
+        if (c->state == HTTP_CONN_IDLE) {
+            http_conn_close(c);
+        }
+    }
+}
+
+bool http_server_busy(const struct http_server *s)
+{
+    uint64_t now_ms = clock_now_ms();
+
+    for (const struct http_conn *c = s->conns; c != NULL; c = c->next) {
+        if ((c->state == HTTP_CONN_HEAD && (c->head_used != 0 || now_ms - c->since_ms < HTTP_FRESH_MS)) ||
+            c->state == HTTP_CONN_BODY || c->state == HTTP_CONN_HANDLING || c->state == HTTP_CONN_WRITING) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void http_server_stop(struct http_server *s)
 {
     if (s->stopped) {
         return;
     }
+    http_server_retire(s);
     s->stopped = true;
     s->closing_since_ms = clock_now_ms();
-    uv_close((uv_handle_t *)&s->listener, on_listener_closed);
     for (struct http_conn *c = s->conns; c != NULL; c = c->next) {
         if (c->state <= HTTP_CONN_BODY) {
             http_conn_close(c);

@@ -92,6 +92,13 @@ uint32_t http_server_connections(const struct http_server *s);
 /* clang-format on */
 METRICS_STRUCT(http_metrics, HTTP_METRICS);
 const struct http_metrics *http_server_metrics(struct http_server *s);
+/* The way out, in order of patience. leave: every answer from now on ends its connection, so that whoever comes again
+ * looks for another server; everything else goes on. */
+void http_server_leave(struct http_server *s);
+/* leave, and no new connections; idle ones are closed. What has begun, or has only just connected, goes on. */
+void http_server_retire(struct http_server *s);
+/* Whether some request is on its way in, under way, or on its way out; of a server that retires. */
+bool http_server_busy(const struct http_server *s);
 /* No new connections or requests; connections that wait for a request are closed. */
 void http_server_stop(struct http_server *s);
 /* stop, then waits until what is under way has been answered, frees and calls cb. Writing gets a second. */

@@ -95,7 +95,7 @@ static void conn_next(struct http_conn *c)
 
     text_close(&c->out_head);
     text_close(&c->out_body);
-    if (!c->keep_alive || c->s->stopped) {
+    if (!c->keep_alive || c->s->leaving) {
         conn_linger(c);
         return;
     }
@@ -180,7 +180,7 @@ static void conn_answer(struct http_conn *c, int status, const char *headers, st
     if (!bodiless) {
         text_printf(&c->out_head, "Content-Length: %zu\r\n", c->out_body.used);
     }
-    if (!c->keep_alive || c->s->stopped) {
+    if (!c->keep_alive || c->s->leaving) {
         text_puts(&c->out_head, "Connection: close\r\n");
     } else if (!c->guard.version_1_1) {
         text_puts(&c->out_head, "Connection: keep-alive\r\n");

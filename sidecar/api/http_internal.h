@@ -24,7 +24,12 @@
 
 #include <http_parser.h>
 
-enum { HTTP_SCRATCH_BYTES = 64 << 10, HTTP_LINGER_MS = 2000, HTTP_CLOSING_WRITE_MS = 1000 };
+enum {
+    HTTP_SCRATCH_BYTES = 64 << 10,
+    HTTP_LINGER_MS = 2000,
+    HTTP_CLOSING_WRITE_MS = 1000,
+    HTTP_FRESH_MS = 100, /* who has just connected may have its request on the way */
+};
 
 enum http_conn_state {
     HTTP_CONN_IDLE,
@@ -45,6 +50,8 @@ struct http_server {
     uint64_t bodies_total;
     struct http_metrics metrics;
     uint64_t closing_since_ms;
+    bool leaving; /* every answer ends its connection */
+    bool retired; /* no new connections */
     bool stopped;
     bool listener_closed;
     bool sweep_closing;

@@ -61,6 +61,7 @@ struct api {
     struct rest_metrics metrics;
     struct route_metrics routes[REST_ROUTES_MAX + 1]; /* the last: what has no route */
     struct code_metrics codes[REST_ROUTES_MAX + 1][REST_CLASSES];
+    uint64_t finish_ms; /* until then what is under way may be answered */
     bool closing;
     int handles_open;
     void (*close_cb)(void *data);

@@ -15,7 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { RETRY_MS = 250 };
+enum {
+    RETRY_MS = 250,
+    SESSION_CLOSE_MS = 1000, /* a coordinator that does not answer must not hold the exit: the session runs out */
+};
 
 /* --- shards
  * ------------------------------------------------------------------------------------------------------------ */
@@ -452,15 +455,6 @@ static void on_backend_closed(struct otr_backend *backend)
     c->closed(n);
 }
 
-static void on_session_closed(struct otr_simple_req *req, int status, const struct otr_errmsg *msg)
-{
-    struct coordinator *c = req->data;
-
-    (void)status;
-    (void)msg;
-    c->node->backend_ops->close(c->node->backend, on_backend_closed, c->node);
-}
-
 static void on_timer_closed(uv_handle_t *handle)
 {
     struct coordinator *c = handle->data;
@@ -468,16 +462,45 @@ static void on_timer_closed(uv_handle_t *handle)
     node_handle_closed(c->node);
 }
 
+/* Once: closing the backend ends a session_close that is still under way, whose callback comes here again. */
+static void close_backend(struct coordinator *c)
+{
+    struct node *n = c->node;
+
+    if (c->closing_backend) {
+        return;
+    }
+    c->closing_backend = true;
+    uv_close((uv_handle_t *)&c->timer, on_timer_closed);
+    n->backend_ops->close(n->backend, on_backend_closed, n);
+}
+
+static void on_session_closed(struct otr_simple_req *req, int status, const struct otr_errmsg *msg)
+{
+    struct coordinator *c = req->data;
+
+    if (status != 0 && !c->closing_backend) {
+        log_warn("", "coordinator: the session could not be ended: %s", msg != NULL ? msg->text : otr_strerror(status));
+    }
+    close_backend(c);
+}
+
+static void on_session_close_late(uv_timer_t *timer)
+{
+    log_warn("", "coordinator: no answer: the session will run out by itself");
+    close_backend(timer->data);
+}
+
 void coordinator_close(struct node *n, void (*cb)(struct node *n))
 {
     struct coordinator *c = n->coordinator;
 
     c->closed = cb;
-    uv_close((uv_handle_t *)&c->timer, on_timer_closed);
     c->close_req.data = c;
+    uv_timer_start(&c->timer, on_session_close_late, SESSION_CLOSE_MS, 0);
     /* Our keys go at once: nobody has to wait for the session to run out. */
     if (!c->session_open ||
         n->backend_ops->session_close(n->backend, &c->session, &c->close_req, on_session_closed) != 0) {
-        n->backend_ops->close(n->backend, on_backend_closed, n);
+        close_backend(c);
     }
 }

@@ -17,6 +17,7 @@ struct coordinator {
     bool node_known, node_putting;                    /* nodes/<node> exists */
     uint64_t announcing_session, registering_session; /* which one it was */
     bool reading_all, watching;
+    bool closing_backend;
     bool regressed;         /* PROTOCOL D4 */
     uint64_t identity;      /* of the coordinator cluster, 0: not known yet */
     uint64_t revision;      /* the highest shown */

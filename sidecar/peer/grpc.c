@@ -31,6 +31,7 @@ const struct grpc_method grpc_methods[GRPC_METHODS] = {
     [PEER_GET] = METHOD("Get", get_request, get_reply),
     [PEER_SEARCH] = METHOD("Search", search_request, search_reply),
     [PEER_COUNT] = METHOD("Count", count_request, count_reply),
+    [PEER_HANDOFF] = METHOD("Handoff", handoff_request, handoff_reply),
     [PEER_HEALTH_CHECK] = HEALTH("Check"),
     [PEER_HEALTH_WATCH] = HEALTH("Watch"),
     [PEER_REFLECTION] = REFLECTION("v1"),
