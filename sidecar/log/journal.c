@@ -160,6 +160,14 @@ void journal_stats(const struct journal *j, struct journal_stats *stats)
     stats->pending_bytes = j->pending_bytes;
     stats->tail_bytes = j->tail.bytes;
     stats->segments = j->segments_count;
+    stats->bytes = 0;
+    for (size_t i = 0; i < j->segments_count; i++) {
+        struct file *f = j->segments[i]->file;
+        uint64_t bytes;
+        if (f != NULL && f->fs->ops->size(f, &bytes, NULL) == 0) {
+            stats->bytes += bytes;
+        }
+    }
 }
 
 /* --- segments ----------------------------------------------------------------------------------------------------- */

@@ -110,6 +110,7 @@ struct journal_stats {
     size_t pending_bytes;
     size_t tail_bytes; /* memory that holds the newest records */
     size_t segments;
+    uint64_t bytes; /* of the segments, as far as they can be measured */
 };
 void journal_stats(const struct journal *j, struct journal_stats *stats);
 

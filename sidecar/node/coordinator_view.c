@@ -28,6 +28,7 @@ static void ensure_replica(struct node *n, otr_shard id)
     log_info(s->subject, "replica opened: %llu entries stored", (unsigned long long)s->stored);
     links_brief(s);
     coordinator_brief(s);
+    handoff_brief(s);
 }
 
 /* --- one key into the topology

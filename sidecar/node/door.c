@@ -183,6 +183,11 @@ struct door *door_new(struct node *n)
     return d;
 }
 
+struct node *door_node(const struct door *d)
+{
+    return d->node;
+}
+
 static void on_timer_closed(uv_handle_t *handle)
 {
     free(handle->data);

@@ -85,7 +85,26 @@ int door_search(struct door *d, const struct door_search *s, door_search_cb cb, 
 typedef void (*door_count_cb)(void *data, int status, uint64_t count, const struct otr_errmsg *msg);
 int door_count(struct door *d, uint64_t collection, uint32_t timeout_ms, door_count_cb cb, void *data);
 
-/* Answers FORWARD, GET, SEARCH and COUNT of peers out of this node's own shards: the node hands incoming calls here. */
+struct door_handoff {
+    otr_shard shard;
+    char to[OTR_NAME_MAX + 1]; /* "": whoever is best */
+    uint32_t timeout_ms;       /* of the handoff itself; the answer comes within twice this and a moment */
+};
+struct door_handoff_result {
+    int status; /* 0; OTR_EXISTS: `to` leads already; OTR_CONFLICT: it is not in sync; OTR_UNAVAIL: nobody is able;
+                 * OTR_BUSY; OTR_TIMEOUT; OTR_UNKNOWN */
+    otr_shard shard;
+    char from[OTR_NAME_MAX + 1], to[OTR_NAME_MAX + 1]; /* "": unknown */
+    uint64_t epoch;
+    uint64_t pause_us; /* how long the shard took no writes; 0: unknown */
+    char message[160];
+};
+typedef void (*door_handoff_cb)(void *data, const struct door_handoff_result *result);
+/* The shard's primary, wherever it is, hands over. OTR_NOTFOUND with words: no such shard or node. */
+int door_handoff(struct door *d, const struct door_handoff *h, door_handoff_cb cb, void *data, struct otr_errmsg *msg);
+
+/* Answers FORWARD, GET, SEARCH, COUNT and HANDOFF of peers out of this node's own shards: the node hands incoming calls
+ * here. */
 void door_on_call(struct node *n, struct peer_call *call, enum peer_method method, const struct peer_from *from,
                   const ProtobufCMessage *request);
 

@@ -3,6 +3,7 @@
 #include "sidecar/core/arena.h"
 #include "sidecar/node/door_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -396,6 +397,61 @@ static void on_count(struct node *n, struct peer_call *call, const Outrigger__V1
     peer_call_reply(call, &reply.base);
 }
 
+/* --- handoff ------------------------------------------------------------------------------------------------------ */
+
+struct handoff_call {
+    struct peer_call *call;
+    struct node *node;
+};
+
+static void reply_handoff(struct node *n, struct peer_call *call, const struct node_handoff_result *r)
+{
+    Outrigger__V1__HandoffReply reply = OUTRIGGER__V1__HANDOFF_REPLY__INIT;
+
+    reply.status = (uint32_t)r->status;
+    if (r->to != OTR_NODE_NONE) {
+        reply.to = (char *)(uintptr_t)topology_name(node_topology(n), r->to);
+    }
+    reply.epoch = r->epoch;
+    reply.pause_us = r->pause_us < UINT32_MAX ? (uint32_t)r->pause_us : UINT32_MAX;
+    reply.message = (char *)(uintptr_t)r->message;
+    peer_call_reply(call, &reply.base);
+}
+
+static void handoff_done(void *data, const struct node_handoff_result *result)
+{
+    struct handoff_call *h = data;
+
+    reply_handoff(h->node, h->call, result);
+    free(h);
+}
+
+static void on_handoff(struct node *n, struct peer_call *call, const Outrigger__V1__HandoffRequest *request)
+{
+    struct handoff_call *h = malloc(sizeof *h);
+    struct node_handoff_result refused = {.status = OTR_NOMEM};
+    struct otr_errmsg msg = {0};
+    otr_node to = OTR_NODE_NONE;
+
+    if (h != NULL) {
+        *h = (struct handoff_call){.call = call, .node = n};
+        refused.status = strlen(request->to) <= OTR_NAME_MAX ? 0 : OTR_INVALID;
+    }
+    if (refused.status == 0 && request->to[0] != '\0') {
+        to = topology_intern(node_topology(n), request->to);
+        refused.status = to != OTR_NODE_NONE ? 0 : OTR_INVALID;
+    }
+    if (refused.status == 0) {
+        refused.status = node_handoff(n, request->shard, to, request->timeout_ms, handoff_done, h, &msg);
+    }
+    if (refused.status != 0) {
+        snprintf(refused.message, sizeof refused.message, "%.*s", (int)sizeof refused.message - 1, msg.text);
+        refused.to = to;
+        reply_handoff(n, call, &refused);
+        free(h);
+    }
+}
+
 void door_on_call(struct node *n, struct peer_call *call, enum peer_method method, const struct peer_from *from,
                   const ProtobufCMessage *request)
 {
@@ -414,6 +470,9 @@ void door_on_call(struct node *n, struct peer_call *call, enum peer_method metho
         return;
     case PEER_COUNT:
         on_count(n, call, message);
+        return;
+    case PEER_HANDOFF:
+        on_handoff(n, call, message);
         return;
     case PEER_HELLO:
     case PEER_REPLICATE:

@@ -3,6 +3,7 @@
  *   door.c         the operations' life: deadlines, retries, changes of topology; whom to ask
  *   door_write.c   writes
  *   door_get.c     one point
+ *   door_handoff.c an operator's wish for another primary
  *   door_fan.c     what asks every shard: search and count
  *   door_call.c    the other end: calls of peers
  *
@@ -51,6 +52,7 @@ struct door_op { /* first member of every operation */
     struct arena arena;
 };
 
+struct node *door_node(const struct door *d);
 /* Links the operation in, looks for the first time. */
 void door_op_start(struct door *d, struct door_op *op, const struct door_op_kind *kind, uint32_t timeout_ms);
 void door_op_wait(struct door_op *op, uint64_t now_ms);

@@ -111,6 +111,10 @@ otr_node node_primary(struct node *n, otr_shard shard)
 /* Every replica of ours follows a primary or is one. */
 static bool replicas_follow(struct node *n, struct otr_errmsg *why)
 {
+    if (n->leave.leaving || n->closing) {
+        otr_errmsg_set(why, "stopping");
+        return false;
+    }
     if (!topology_config(n->topology)->known) {
         otr_errmsg_set(why, "cluster %s is not initialised: run `outrigger cluster init`", n->cluster);
         return false;
@@ -252,11 +256,13 @@ static void on_tick(uv_timer_t *timer)
         }
         shard_feed(s, &(struct replica_event){.type = REPLICA_EV_TICK});
         write_answer(s, now);
+        held_tick(s, now);
         read_wait_check(s, now);
         feeder_kick(s->feeder);
         seed_receive_tick(s);
         shard_note_progress(s, now, false);
     }
+    handoff_tick(n, now);
     if (!n->dying) {
         collections_tick(n, now);
     }
@@ -290,10 +296,12 @@ static void on_engine_status(struct otr_engine *engine, const struct otr_engine_
                      msg != NULL && msg->text[0] != '\0' ? msg->text : "no answer");
         }
     }
+    n->engine_known = true;
     for (otr_shard i = 0; i < n->shards_top; i++) {
         struct shard *s = node_shard(n, i);
         if (s != NULL) {
             feeder_engine(s->feeder);
+            handoff_brief(s);
         }
     }
     node_changed(n);
@@ -397,6 +405,8 @@ static void end_waits(struct node *n)
         }
         read_wait_end(s, OTR_UNAVAIL);
         write_abandon(s, 0);
+        held_end(s);
+        handoff_end(s);
         seed_send_stop(s);
     }
 }

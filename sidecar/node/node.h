@@ -44,6 +44,9 @@ struct node_config {
  * Neither needs to be there: the node waits for them. Errors with words: OTR_INUSE, OTR_INVALID (another cluster's or
  * node's data), OTR_DENIED, OTR_IO, OTR_CORRUPT. */
 int node_new(struct node **out, const struct node_config *config, struct otr_errmsg *msg);
+/* Before node_close, while everything still serves: from now on node_ready says "stopping", the shards led here are
+ * handed over, and our replicas leave their in-sync sets; cb, later, when that is done or timeout_ms over. */
+void node_leave(struct node *n, uint32_t timeout_ms, void (*cb)(void *data), void *data);
 /* Ends the session so that others need not wait, closes everything, then cb. */
 void node_close(struct node *n, void (*cb)(void *data), void *data);
 
@@ -103,6 +106,21 @@ typedef void (*node_write_cb)(void *data, const struct node_write_result *result
  * shard; copied. */
 int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id, enum record_kind kind,
                const uint8_t *body, size_t body_bytes, node_write_cb cb, void *data);
+
+struct node_handoff_result {
+    int status; /* 0: `to` leads in `epoch`. OTR_UNAVAIL: nobody is able, we lead on; OTR_TIMEOUT; OTR_BUSY;
+                 * OTR_CANCELED
+                 */
+    otr_node from, to;
+    uint64_t epoch;
+    uint64_t pause_us; /* from the last moment in which we took writes until the new primary served; 0: unknown */
+    char message[160];
+};
+typedef void (*node_handoff_cb)(void *data, const struct node_handoff_result *result);
+/* A shard whose primary we are goes to `to` (OTR_NODE_NONE: whoever is best). Errors with words, cb then never comes:
+ * OTR_NOTPRIMARY, OTR_EXISTS (`to` is us), OTR_CONFLICT (not in sync), OTR_BUSY, OTR_NOMEM. */
+int node_handoff(struct node *n, otr_shard shard, otr_node to, uint32_t timeout_ms, node_handoff_cb cb, void *data,
+                 struct otr_errmsg *msg);
 
 enum node_consistency { NODE_EVENTUAL = 0, NODE_BOUNDED, NODE_LINEARIZABLE };
 

@@ -2,7 +2,8 @@
  *
  *   node.c         assembly: opening, closing, ticks, waiters
  *   shard.c        one replica's shell: events in, actions performed
- *   write.c        client writes: from node_write to the answer
+ *   write.c        client writes: from node_write to the answer; held.c keeps those that come while nobody leads
+ *   handoff.c      shards handed over, the node leaving
  *   apply.c        committed entries into the store, in order
  *   feeder.c       the store's changes into the engine; replay after the engine lost data
  *   flush.c        group commit: the journal's batches through the flusher's thread
@@ -25,6 +26,7 @@
 #include "sidecar/log/journal.h"
 #include "sidecar/log/store.h"
 #include "sidecar/node/feeder.h"
+#include "sidecar/node/handoff.h"
 #include "sidecar/node/node.h"
 #include "sidecar/node/node_metrics.h"
 
@@ -33,6 +35,8 @@ enum {
     NODE_APPEND_BYTES_MAX = 1 << 20,   /* of entries in one message to a peer (one entry may be larger) */
     NODE_PENDING_BYTES_MAX = 48 << 20, /* appended and not yet durable: more is refused with OTR_BUSY. Below the
                                         * journal's own bound by more than the largest entry. */
+    NODE_HELD_BYTES_MAX = 16 << 20,    /* of writes held while nobody leads: more is refused */
+    NODE_HELD_MS = 1000,               /* so long: then whoever asked looks for the primary anew */
     NODE_FULL_RETRY_MS = 100,          /* a full disk is tried again this often */
     NODE_META_EVERY_MS = 1000,         /* committed and applied indexes are noted this often */
     NODE_HEALTH_EVERY_MS = 100,        /* health checkers are told this often, at most */
@@ -54,8 +58,9 @@ struct write {
     void *data;
     struct otr_request_id id;
     enum record_kind kind;
-    const uint8_t *body; /* only while it is fed */
+    const uint8_t *body; /* lent while it is fed; our own copy while it is held */
     size_t body_bytes;
+    bool body_own;
     struct otr_position position;
     uint32_t outcome;
     bool outcome_known;
@@ -74,6 +79,12 @@ struct append_job {
     otr_node to;
     uint64_t token;
     struct replica_msg msg;
+};
+
+struct held {
+    struct write *head, **tail; /* tail NULL: none yet */
+    struct later later;
+    bool queued;
 };
 
 struct read_wait; /* read.c, search.c: waits until enough is visible */
@@ -113,6 +124,11 @@ struct shard {
     /* request ids as recovered, until the replica is made */
     struct recovered_id *recovered;
     size_t recovered_count, recovered_capacity;
+
+    struct held held; /* writes that wait for the end of a takeover or a handoff */
+
+    struct handoff *handoff; /* an operator's, under way */
+    bool leave_feeding;      /* the event being stepped is the leaving node's own */
 
     struct append_job appends[OTR_REPLICAS_MAX];
 
@@ -179,6 +195,13 @@ struct node {
     void *on_fatal_data;
     node_call_cb on_call; /* the door's */
     bool dying;           /* on_fatal was called */
+    struct {
+        bool leaving, ended;
+        uint64_t began_ms, deadline_ms;
+        void (*cb)(void *data);
+        void *data;
+        struct later later;
+    } leave;
     bool closing;
     bool shutting_down; /* closed before the loop's handles are */
     unsigned handles_open;
@@ -218,9 +241,11 @@ struct node {
     struct otr_engine *engine;
     struct otr_engine_caps engine_caps;
     struct otr_engine_status engine_status;
+    bool engine_known; /* the first probe has ended */
 
     uint32_t apply_wait_ms, read_lag_ms; /* of the cluster's configuration */
     struct collections *collections;
+    size_t held_bytes; /* of writes held, all shards */
     struct node_metrics_all metrics;
 };
 
@@ -267,6 +292,21 @@ void write_answer(struct shard *s, uint64_t now_ms);
 void write_free_all(struct shard *s);
 /* A write without a client. */
 int write_internal(struct shard *s, enum record_kind kind, const uint8_t *body, size_t body_bytes);
+
+/* For held.c: once more from the start. */
+void write_again(struct shard *s, struct write *w);
+void write_refuse(struct shard *s, struct write *w, int status, const char *message);
+void write_drop_body(struct shard *s, struct write *w);
+
+/* held.c */
+/* Keeps a write that nobody can take just now; false: it is to be refused. */
+bool held_keep(struct shard *s, struct write *w, uint64_t now_ms);
+/* Whether the shard leads again, or nobody here will: looks when the loop's turn is over. */
+void held_look(struct shard *s);
+void held_tick(struct shard *s, uint64_t now_ms);
+/* The node closes: all are refused. */
+void held_end(struct shard *s);
+void held_free(struct shard *s);
 
 /* apply.c */
 void apply_advance(struct shard *s);

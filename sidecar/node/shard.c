@@ -200,6 +200,8 @@ static void do_role(struct shard *s, const struct replica_action *a)
     if (became_primary) {
         collections_check(s);
     }
+    held_look(s);
+    read_wait_check(s, clock_now_ms()); /* whoever waited for the right to read */
     node_changed(s->node);
 }
 
@@ -264,7 +266,8 @@ static void perform(struct shard *s, const struct replica_action *a)
         node_fatal(s->node, "shard %u: %s", s->id, a->fatal.text);
         break;
     case REPLICA_DO_HANDED:
-        break; /* nobody asks yet */
+        handoff_handed(s, a);
+        break;
     }
 }
 
@@ -287,6 +290,7 @@ static void step(struct shard *s, struct replica_event *ev)
         perform(s, &s->actions.items[i]);
     }
     s->stepping = false;
+    handoff_stepped(s);
 }
 
 static void queue(struct shard *s, const struct replica_event *ev)
@@ -436,6 +440,7 @@ void shard_free(struct shard *s)
         return;
     }
     write_free_all(s);
+    held_free(s);
     seed_receive_stop(s);
     if (s->feeder != NULL) {
         feeder_free(s->feeder);

@@ -15,6 +15,29 @@ static void pack_append(const struct replica_msg *msg, Outrigger__V1__ReplicaMes
     out->commit = msg->append.commit;
 }
 
+static void pack_handoff(const struct replica_msg *msg, Outrigger__V1__ReplicaMessage *out,
+                         Outrigger__V1__Position *position)
+{
+    if (msg->type == REPLICA_MSG_OFFER) {
+        out->nonce = msg->offer.nonce;
+        out->incarnation = msg->offer.incarnation;
+    } else if (msg->type == REPLICA_MSG_READY) {
+        out->nonce = msg->ready.nonce;
+        out->log_id = msg->ready.log_id;
+        position->epoch = msg->ready.last.epoch;
+        position->index = msg->ready.last.index;
+        out->position = position;
+        out->able = msg->ready.able;
+    } else if (msg->type == REPLICA_MSG_HANDOFF) {
+        out->incarnation = msg->handoff.incarnation;
+        out->sent_ms = msg->handoff.sent_ms;
+        out->commit = msg->handoff.commit;
+    } else {
+        out->incarnation = msg->leave.incarnation;
+        out->log_id = msg->leave.log_id;
+    }
+}
+
 void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *msg, Outrigger__V1__ReplicaMessage *out,
                Outrigger__V1__Position *position)
 {
@@ -70,7 +93,8 @@ void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *
     case REPLICA_MSG_READY:
     case REPLICA_MSG_HANDOFF:
     case REPLICA_MSG_LEAVE:
-        break; /* not sent yet */
+        pack_handoff(msg, out, position);
+        break;
     }
 }
 
@@ -177,6 +201,25 @@ int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct 
         m->answer.last = position;
         m->answer.hears_primary = in->hears_primary;
         m->answer.silent = in->silent;
+        return 0;
+    case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__OFFER:
+        m->offer.nonce = in->nonce;
+        m->offer.incarnation = in->incarnation;
+        return 0;
+    case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__READY:
+        m->ready.nonce = in->nonce;
+        m->ready.log_id = in->log_id;
+        m->ready.last = position;
+        m->ready.able = in->able;
+        return 0;
+    case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__HANDOFF:
+        m->handoff.incarnation = in->incarnation;
+        m->handoff.sent_ms = in->sent_ms;
+        m->handoff.commit = in->commit;
+        return 0;
+    case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__LEAVE:
+        m->leave.incarnation = in->incarnation;
+        m->leave.log_id = in->log_id;
         return 0;
     default:
         break;

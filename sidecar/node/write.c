@@ -37,8 +37,19 @@ static void count(struct shard *s, const struct write *w, int status)
     s->node->metrics.node.writes_apply_pending_total += w->result.applied_pending;
 }
 
+void write_drop_body(struct shard *s, struct write *w)
+{
+    if (w->body_own) {
+        s->node->held_bytes -= w->body_bytes;
+        free((void *)(uintptr_t)w->body);
+        w->body_own = false;
+    }
+    w->body = NULL;
+}
+
 static void finish(struct shard *s, struct write *w, int status, const char *message)
 {
+    write_drop_body(s, w);
     count(s, w, status);
     w->result.status = status;
     w->result.position = w->position;
@@ -50,7 +61,7 @@ static void finish(struct shard *s, struct write *w, int status, const char *mes
 void write_appended(struct shard *s, struct write *w, struct otr_position position)
 {
     w->position = position;
-    w->body = NULL; /* lent; the journal has it */
+    write_drop_body(s, w); /* the journal has it */
     w->next = NULL;
     *s->pending_tail = w;
     s->pending_tail = &w->next;
@@ -59,7 +70,6 @@ void write_appended(struct shard *s, struct write *w, struct otr_position positi
 void write_replied(struct shard *s, const struct replica_action *a, struct write *w)
 {
     assert(w != NULL);
-    w->body = NULL;
     w->position = (struct otr_position){a->reply.epoch, a->reply.index};
     switch (a->reply.reply) {
     case REPLICA_REPLY_DUPLICATE:
@@ -70,12 +80,15 @@ void write_replied(struct shard *s, const struct replica_action *a, struct write
     case REPLICA_REPLY_JOIN:
         w->outcome = a->reply.outcome; /* known when the entry is in the store and only its answer is held (A6) */
         s->metrics.duplicate_writes_total++;
+        write_drop_body(s, w);
         w->next = s->joined;
         s->joined = w;
         return;
     case REPLICA_REPLY_REFUSED:
         w->position = (struct otr_position){0, 0};
-        finish(s, w, a->reply.status, otr_strerror(a->reply.status));
+        if (a->reply.status != OTR_UNAVAIL || !held_keep(s, w, clock_now_ms())) {
+            finish(s, w, a->reply.status, otr_strerror(a->reply.status));
+        }
         return;
     }
 }
@@ -285,12 +298,32 @@ static void feed_write(struct shard *s, struct write *w)
     }
 }
 
+void write_again(struct shard *s, struct write *w)
+{
+    char why[sizeof w->message] = "";
+    int rv = 0;
+
+    /* Q1: a retry of what stands in the log is told so, whatever would keep a new write out now. */
+    if (s->role != REPLICA_PRIMARY || !replica_knows(s->replica, &w->id)) {
+        rv = admit(s, w->kind, w->body, w->body_bytes, why, sizeof why);
+    }
+    if (rv == 0) {
+        feed_write(s, w);
+    } else if (rv != OTR_UNAVAIL || !held_keep(s, w, clock_now_ms())) {
+        finish(s, w, rv, why[0] != '\0' ? why : otr_strerror(rv));
+    }
+}
+
+void write_refuse(struct shard *s, struct write *w, int status, const char *message)
+{
+    finish(s, w, status, message);
+}
+
 int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id, enum record_kind kind,
                const uint8_t *body, size_t body_bytes, node_write_cb cb, void *data)
 {
     struct shard *s = node_shard(n, shard);
     struct write *w;
-    int rv = 0;
 
     if (s == NULL) {
         return OTR_NOTPRIMARY;
@@ -306,18 +339,7 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
     w->kind = kind;
     w->body = body;
     w->body_bytes = body_bytes;
-    /* Q1: a retry of what stands in the log is told so, whatever would keep a new write out now. */
-    if (s->role != REPLICA_PRIMARY || !replica_knows(s->replica, id)) {
-        rv = admit(s, kind, body, body_bytes, w->message, sizeof w->message);
-    }
-    if (rv != 0) {
-        char why[sizeof w->message];
-        snprintf(why, sizeof why, "%s", w->message[0] != '\0' ? w->message : otr_strerror(rv));
-        w->body = NULL;
-        finish(s, w, rv, why);
-        return 0;
-    }
-    feed_write(s, w);
+    write_again(s, w);
     return 0;
 }
 

@@ -73,7 +73,8 @@ struct peer_handlers {
     void (*on_drain)(void *data, struct peer_link *link, enum peer_lane lane);
     void (*on_replicate)(void *data, const struct peer_from *from, const Outrigger__V1__ReplicateFrame *frame);
     void (*on_beacon)(void *data, const struct peer_from *from, const Outrigger__V1__BeaconFrame *frame);
-    /* FORWARD, GET, SEARCH, COUNT, HANDOFF: answer with peer_call_reply, now or later. The request is lent until the reply. */
+    /* FORWARD, GET, SEARCH, COUNT, HANDOFF: answer with peer_call_reply, now or later. The request is lent until the
+     * reply. */
     void (*on_call)(void *data, struct peer_call *call, enum peer_method method, const struct peer_from *from,
                     const ProtobufCMessage *request);
     /* SEED: every frame, in order; the next one comes after peer_call_next. frame NULL: the stream broke off (the call

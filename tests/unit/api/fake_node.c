@@ -636,6 +636,53 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
     return 0;
 }
 
+/* --- handoff ------------------------------------------------------------------------------------------------------ */
+
+struct handoff_job {
+    struct job job;
+    node_handoff_cb cb;
+    void *data;
+    struct node_handoff_result result;
+};
+
+static void run_handoff(struct job *j)
+{
+    struct handoff_job *h = (struct handoff_job *)j;
+
+    h->cb(h->data, &h->result);
+    free(h);
+}
+
+int node_handoff(struct node *n, otr_shard shard, otr_node to, uint32_t timeout_ms, node_handoff_cb cb, void *data,
+                 struct otr_errmsg *msg)
+{
+    struct plan plan;
+    struct handoff_job *h;
+
+    (void)timeout_ms;
+    otr_errmsg_set(msg, "fake node-%u", n->number);
+    if (n->w->primary[shard] != n->number) {
+        return OTR_NOTPRIMARY;
+    }
+    if (to == n->number) {
+        return OTR_EXISTS;
+    }
+    plan = take_plan(n->w, n->number, shard);
+    if (plan.fate == FAKE_REFUSE) {
+        return plan.status;
+    }
+    h = calloc(1, sizeof *h);
+    *h = (struct handoff_job){.job.run = run_handoff, .cb = cb, .data = data};
+    h->result = (struct node_handoff_result){
+        .status = plan.fate == FAKE_LOSE ? plan.status : 0, .from = n->number, .epoch = 8, .pause_us = 12345};
+    h->result.to = to != OTR_NODE_NONE ? to : n->number % FAKE_NODES + 1;
+    if (plan.fate != FAKE_LOSE) {
+        n->w->primary[shard] = h->result.to;
+    }
+    later(n->w, &h->job);
+    return 0;
+}
+
 /* --- reads -------------------------------------------------------------------------------------------------------- */
 
 struct get_job {
@@ -813,6 +860,8 @@ static const ProtobufCMessageDescriptor *request_type(enum peer_method m)
         return &outrigger__v1__get_request__descriptor;
     case PEER_SEARCH:
         return &outrigger__v1__search_request__descriptor;
+    case PEER_HANDOFF:
+        return &outrigger__v1__handoff_request__descriptor;
     default:
         return &outrigger__v1__count_request__descriptor;
     }
@@ -827,6 +876,8 @@ static const ProtobufCMessageDescriptor *reply_type(enum peer_method m)
         return &outrigger__v1__get_reply__descriptor;
     case PEER_SEARCH:
         return &outrigger__v1__search_reply__descriptor;
+    case PEER_HANDOFF:
+        return &outrigger__v1__handoff_reply__descriptor;
     default:
         return &outrigger__v1__count_reply__descriptor;
     }

@@ -33,7 +33,7 @@ enum fake_fate {
     FAKE_HANG,       /* is not done and never answered, until fake_release */
     FAKE_PENDING,    /* is done, "applied pending" */
 };
-/* The next operation (write, get, search) of that node on that shard. Plans of one pair queue up. */
+/* The next operation (write, get, search, handoff) of that node on that shard. Plans of one pair queue up. */
 void fake_plan(struct fake_world *w, unsigned number, otr_shard shard, enum fake_fate fate, int status);
 /* The same for ever (until fake_plan_always(.., 0, 0)). */
 void fake_plan_always(struct fake_world *w, unsigned number, otr_shard shard, enum fake_fate fate, int status);

@@ -132,6 +132,10 @@ Test(wire, small_messages)
          .grant = {.incarnation = 5, .sent_ms = 6, .log_id = 7, .granted = true}},
         {.type = REPLICA_MSG_ASK, .epoch = 3, .ask = {.nonce = 1, .primary = n2, .incarnation = 8}},
         {.type = REPLICA_MSG_ANSWER, .epoch = 3, .answer = {.nonce = 1, .last = {3, 4}, .hears_primary = true}},
+        {.type = REPLICA_MSG_OFFER, .epoch = 3, .offer = {.nonce = 1, .incarnation = 8}},
+        {.type = REPLICA_MSG_READY, .epoch = 3, .ready = {.nonce = 1, .log_id = 2, .last = {3, 4}, .able = true}},
+        {.type = REPLICA_MSG_HANDOFF, .epoch = 3, .handoff = {.incarnation = 8, .sent_ms = 6, .commit = 5}},
+        {.type = REPLICA_MSG_LEAVE, .epoch = 3, .leave = {.incarnation = 8, .log_id = 2}},
     };
 
     for (size_t i = 0; i < sizeof msgs / sizeof msgs[0]; i++) {
