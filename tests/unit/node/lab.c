@@ -1,6 +1,5 @@
 #include "lab.h"
 
-#include "fake_engine.h"
 #include "lab_backend.h"
 #include "sidecar/coord/keys.h"
 #include "sidecar/coord/values.h"
@@ -10,6 +9,7 @@
 #include "sidecar/io/random.h"
 #include "sidecar/node/node_internal.h"
 #include "tests/lib/fake_backend.h"
+#include "tests/lib/fake_engine.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* Disks that are full or fail, callers that are quick, nodes that close in the middle of things. */
-#include "fake_engine.h"
 #include "lab.h"
 #include "sidecar/io/random.h"
 #include "sidecar/node/node_internal.h"
+#include "tests/lib/fake_engine.h"
 
 #include <math.h>
 #include <stdatomic.h>

@@ -1,8 +1,8 @@
 /* Nodes put together: what one shard's replicas do over real connections, journals and loops. */
-#include "fake_engine.h"
 #include "lab.h"
 #include "sidecar/core/replica.h"
 #include "tests/lib/fake_backend.h"
+#include "tests/lib/fake_engine.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,117 +2,14 @@
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
-#include <dirent.h>
-#include <errno.h>
 #include <netinet/in.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#define SERVER_JS "engines/ruvector/node/server.js"
-#define MODULE    "engines/ruvector/node/node_modules/@ruvector/core/package.json"
-
-/* --- the server
- * ------------------------------------------------------------------------------------------------------- */
-
-void server_dir(struct server *s)
-{
-    strcpy(s->dir, "/tmp/outrigger-ruvector-XXXXXX");
-    cr_assert_not_null(mkdtemp(s->dir), "mkdtemp: %s", strerror(errno));
-}
-
-void server_dir_empty(struct server *s)
-{
-    DIR *dir = opendir(s->dir);
-    struct dirent *entry;
-
-    cr_assert_not_null(dir);
-    while ((entry = readdir(dir)) != NULL) {
-        unlinkat(dirfd(dir), entry->d_name, 0);
-    }
-    closedir(dir);
-}
-
-static void server_exec(const struct server *s, int port, int out, pid_t parent)
-{
-    char port_text[16];
-
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) {
-        _exit(1);
-    }
-    dup2(out, 1);
-    snprintf(port_text, sizeof port_text, "%d", port);
-    execlp("node", "node", SERVER_JS, "--data", s->dir, "--port", port_text, (char *)NULL);
-    _exit(127);
-}
-
-/* Reads the server's output up to its first newline. */
-static void read_line(int fd, char *line, size_t line_bytes)
-{
-    size_t used = 0;
-
-    while (used + 1 < line_bytes) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-
-        cr_assert(poll(&p, 1, AWAIT_MS) == 1, "the server did not say that it listens");
-        cr_assert(read(fd, line + used, 1) == 1, "the server ended before it listened");
-        if (line[used] == '\n') {
-            break;
-        }
-        used++;
-    }
-    line[used] = '\0';
-}
-
-void server_start(struct server *s, int port)
-{
-    pid_t parent = getpid();
-    char line[256];
-    const char *at;
-    int out[2];
-
-    cr_assert(access(MODULE, R_OK) == 0, "RuVector is not installed here: run scripts/fetch-ruvector.sh");
-    cr_assert(pipe(out) == 0);
-    s->pid = fork();
-    cr_assert(s->pid >= 0);
-    if (s->pid == 0) {
-        server_exec(s, port, out[1], parent);
-    }
-    close(out[1]);
-    read_line(out[0], line, sizeof line);
-    close(out[0]);
-    at = strstr(line, "http://127.0.0.1:");
-    cr_assert_not_null(at, "unexpected first line of the server: %s", line);
-    s->port = atoi(at + strlen("http://127.0.0.1:"));
-}
-
-void server_kill(struct server *s)
-{
-    kill(s->pid, SIGKILL);
-    cr_assert(waitpid(s->pid, NULL, 0) == s->pid);
-    s->pid = 0;
-}
-
-int free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t bytes = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    cr_assert(fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0);
-    cr_assert(getsockname(fd, (struct sockaddr *)&address, &bytes) == 0);
-    close(fd);
-    return ntohs(address.sin_port);
-}
-
-int http_get(const struct server *s, const char *path, char *answer, size_t answer_bytes)
+int http_get(const struct ruvector_server *s, const char *path, char *answer, size_t answer_bytes)
 {
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)s->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -174,8 +71,8 @@ void fixture_open(struct fixture *f)
 {
     char url[64];
 
-    server_dir(&f->server);
-    server_start(&f->server, 0);
+    ruvector_server_dir(&f->server);
+    ruvector_server_start(&f->server, 0);
     snprintf(url, sizeof url, "http://127.0.0.1:%d", f->server.port);
     fixture_open_url(f, url, NULL);
     await_up(f);
@@ -190,10 +87,10 @@ void fixture_close(struct fixture *f)
     uv_run(&f->loop, UV_RUN_DEFAULT);
     cr_assert(uv_loop_close(&f->loop) == 0, "the driver left handles open");
     if (f->server.pid != 0) {
-        server_kill(&f->server);
+        ruvector_server_kill(&f->server);
     }
     if (f->server.dir[0] != '\0') {
-        server_dir_empty(&f->server);
+        ruvector_server_dir_empty(&f->server);
         rmdir(f->server.dir);
     }
 }

@@ -5,28 +5,11 @@
 #define OUTRIGGER_TESTS_UNIT_RUVECTOR_FIXTURE_H
 
 #include "outrigger/engine.h"
+#include "tests/lib/ruvector_server.h"
 
-#include <sys/types.h>
 #include <uv.h>
 
 enum { AWAIT_MS = 20000, HITS_MAX = 256, STATUSES_MAX = 64 };
-
-struct server {
-    pid_t pid;
-    int port;
-    char dir[64]; /* data directory, made by server_dir */
-};
-
-/* Draws a new, empty data directory. */
-void server_dir(struct server *s);
-/* Removes what is in it, keeps the directory. */
-void server_dir_empty(struct server *s);
-/* Starts node on s->dir; port 0 takes a free one, which s->port then names. Returns when the server serves. */
-void server_start(struct server *s, int port);
-/* SIGKILL, and waits until it is gone. */
-void server_kill(struct server *s);
-/* A TCP port that nobody listens on, just now. */
-int free_port(void);
 
 /* How one call ended. */
 struct result {
@@ -42,7 +25,7 @@ struct result {
 };
 
 struct fixture {
-    struct server server;
+    struct ruvector_server server;
     uv_loop_t loop;
     struct otr_engine *engine;
     struct otr_engine_status statuses[STATUSES_MAX]; /* every report, in order */
@@ -87,6 +70,6 @@ struct otr_point point(const char *id, const float *vector, uint32_t dimension, 
 
 /* One plain HTTP request to the server, without the driver; gives back the status. `answer` takes the whole answer,
  * headers too. */
-int http_get(const struct server *s, const char *path, char *answer, size_t answer_bytes);
+int http_get(const struct ruvector_server *s, const char *path, char *answer, size_t answer_bytes);
 
 #endif

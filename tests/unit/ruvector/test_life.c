@@ -35,11 +35,11 @@ Test(ruvector_life, a_killed_engine_keeps_its_data)
     cr_assert(zero(int, upsert(&f, "c", p, 2, NULL)));
     cr_assert(zero(int, erase(&f, "c", p + 1, 1, NULL)));
 
-    server_kill(&f.server);
+    ruvector_server_kill(&f.server);
     await_dead(&f);
     cr_assert(eq(str, (char *)last_status(&f)->data_id, before.data_id), "what it was is remembered");
 
-    server_start(&f.server, f.server.port);
+    ruvector_server_start(&f.server, f.server.port);
     await_up(&f);
     cr_assert(eq(str, (char *)last_status(&f)->data_id, before.data_id));
     cr_assert(ne(str, (char *)last_status(&f)->boot_id, before.boot_id));
@@ -61,10 +61,10 @@ Test(ruvector_life, an_emptied_directory_is_another_engine)
     fixture_open(&f);
     before = *last_status(&f);
     cr_assert(zero(int, make(&f, "c", 3, OTR_METRIC_COSINE)));
-    server_kill(&f.server);
-    server_dir_empty(&f.server);
+    ruvector_server_kill(&f.server);
+    ruvector_server_dir_empty(&f.server);
     await_dead(&f);
-    server_start(&f.server, f.server.port);
+    ruvector_server_start(&f.server, f.server.port);
     await_up(&f);
     cr_assert(ne(str, (char *)last_status(&f)->data_id, before.data_id));
     cr_assert(eq(int, upsert(&f, "c", &p, 1, NULL), OTR_NOTFOUND));
@@ -83,11 +83,11 @@ Test(ruvector_life, a_lost_file_is_another_engine)
     before = *last_status(&f);
     cr_assert(zero(int, make(&f, "c", 3, OTR_METRIC_COSINE)));
     cr_assert(zero(int, make(&f, "d", 3, OTR_METRIC_COSINE)));
-    server_kill(&f.server);
+    ruvector_server_kill(&f.server);
     snprintf(path, sizeof path, "%s/1.redb", f.server.dir);
     cr_assert(zero(int, unlink(path)));
     await_dead(&f);
-    server_start(&f.server, f.server.port);
+    ruvector_server_start(&f.server, f.server.port);
     await_up(&f);
     cr_assert(ne(str, (char *)last_status(&f)->data_id, before.data_id));
     cr_assert(zero(int, make(&f, "c", 4, OTR_METRIC_COSINE)), "the lost collection is gone and can be made anew");
@@ -118,14 +118,14 @@ Test(ruvector_life, no_acknowledged_write_is_lost)
                                                            result_cb)));
         }
         await(&f, &writes[round].done); /* some are on their way */
-        server_kill(&f.server);
+        ruvector_server_kill(&f.server);
         for (int b = 0; b < BATCHES; b++) {
             await(&f, &writes[b].done);
             cr_assert(writes[b].status == 0 || writes[b].status == OTR_UNREACHABLE, "%s", writes[b].msg.text);
             acknowledged += writes[b].status == 0 ? BATCH : 0;
         }
         await_dead(&f);
-        server_start(&f.server, f.server.port);
+        ruvector_server_start(&f.server, f.server.port);
         await_up(&f);
         stored = count(&f, "c");
         cr_assert(ge(u64, stored, acknowledged));
@@ -144,7 +144,7 @@ Test(ruvector_life, a_refused_connection_is_evident_death)
     struct otr_point p = point("a", X, 3, NULL);
     char url[64];
 
-    snprintf(url, sizeof url, "http://127.0.0.1:%d/", free_port());
+    snprintf(url, sizeof url, "http://127.0.0.1:%d/", ruvector_server_free_port());
     fixture_open_url(&f, url, NULL);
     await_dead(&f);
     cr_assert(eq(sz, f.statuses_count, 1));
