@@ -131,6 +131,9 @@ int replica_new(struct replica **out, const struct replica_config *config, const
         return OTR_NOMEM;
     }
     r->config = *config;
+    if (r->config.timings.handoff_timeout_ms == 0) {
+        r->config.timings.handoff_timeout_ms = REPLICA_HANDOFF_TIMEOUT_MS;
+    }
     r->fresh_log_id = durable->fresh_log_id;
     r->now_ms = config->process_start_ms;
     r->meta = durable->meta;
@@ -262,6 +265,10 @@ void replica_promise(struct replica *r, uint64_t epoch)
     r->ack_due = false;
     r->beacon_due = false;
     r->fresh_pending_ms = 0;
+    r->granted_before_ms =
+        r->granted_before_ms > r->granted_until_ms ? r->granted_before_ms : r->granted_until_ms; /* G4 */
+    r->granted_until_ms = 0;
+    r->granted_sent_ms = 0;
 }
 
 void replica_set_leader(struct replica *r, otr_node node, uint64_t incarnation, uint64_t epoch)
@@ -358,9 +365,16 @@ static void on_msg(struct replica *r, const struct replica_event *ev, struct rep
         elect_on_answer(r, from, msg);
         break;
     case REPLICA_MSG_OFFER:
+        handoff_on_offer(r, from, msg, out);
+        break;
     case REPLICA_MSG_READY:
+        handoff_on_ready(r, from, msg);
+        break;
     case REPLICA_MSG_HANDOFF:
+        handoff_on_handoff(r, from, msg);
+        break;
     case REPLICA_MSG_LEAVE:
+        handoff_on_leave(r, from, msg);
         break;
     }
 }
@@ -395,6 +409,7 @@ static void on_log_failed(struct replica *r, struct replica_actions *out)
         replica_abdicate(r, out, "the log failed");
     }
     replica_become(r, REPLICA_IDLE, "the log failed");
+    handoff_on_failure(r, out);
     replica_alarm(r, out, "the log failed: the replica takes part in nothing until the process is started again");
 }
 
@@ -466,7 +481,10 @@ static void dispatch(struct replica *r, const struct replica_event *ev, struct r
         handoff_on_event(r, ev, out);
         break;
     case REPLICA_EV_FITNESS:
+        r->engine_down = !ev->fitness.engine_up;
+        break;
     case REPLICA_EV_LEAVE:
+        handoff_leave(r);
         break;
     }
 }
@@ -541,6 +559,9 @@ int replica_step(struct replica *r, const struct replica_event *ev, struct repli
     }
     out->count = 0;
     if (r->failed) {
+        if (ev->type == REPLICA_EV_HANDOFF || ev->type == REPLICA_EV_LEAVE) {
+            dispatch(r, ev, out); /* who stops is owed an answer all the same */
+        }
         return 0;
     }
     if (ev->now_ms > r->now_ms) {
@@ -553,9 +574,11 @@ int replica_step(struct replica *r, const struct replica_event *ev, struct repli
         if (r->role != REPLICA_IDLE && r->meta.log_id == 0) {
             replica_take_log_id(r, r->fresh_log_id);
         }
+        handoff_progress_member(r, out);
         change_progress(r, out);
         elect_progress(r, out);
         lead_progress(r, out);
+        handoff_progress(r, out);
         set_progress(r, out);
         follow_progress(r, out);
         meta_emit(r, out);
@@ -597,7 +620,10 @@ void replica_status(const struct replica *r, uint64_t now_ms, struct replica_sta
     *status = (struct replica_status){
         .role = r->role,
         .in_sync = at >= 0 && r->descriptor.in_sync[at].log_id == r->meta.log_id && r->meta.log_id != 0,
-        .writable = r->role == REPLICA_PRIMARY && lead_members_min(r) >= r->descriptor.min_in_sync,
+        .writable =
+            r->role == REPLICA_PRIMARY && lead_members_min(r) >= r->descriptor.min_in_sync && !handoff_frozen(r),
+        .handing = r->handoff.phase != HANDOFF_NONE,
+        .leaving = r->leaving,
         .epoch = replica_leads(r) ? r->epoch : r->leader.epoch,
         .promised = r->meta.promised,
         .log_id = r->meta.log_id,

@@ -187,7 +187,8 @@ enum replica_event_type {
     REPLICA_EV_SEED_DONE,   /* Seed installed durably; or broken off (ok false): the log is empty. */
     REPLICA_EV_HANDOFF,     /* The primary shall hand over. Answered by exactly one DO_HANDED, unless freed before. */
     REPLICA_EV_FITNESS,     /* This node's engine works, or does not. Until told it is taken to work. */
-    REPLICA_EV_LEAVE,       /* This process is about to stop: it stands for nothing and wants to be in no set. Final. */
+    REPLICA_EV_LEAVE, /* This process is about to stop: it stands for nothing and wants to be in no set. Final; to be
+                       * told to replicas made later, too. */
 };
 
 enum replica_peer_state {

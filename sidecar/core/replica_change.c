@@ -140,6 +140,7 @@ void change_on_read(struct replica *r, uint64_t read, bool answered)
         return;
     }
     r->read_outstanding = false;
+    *(answered ? &r->read_answered : &r->read_failed) = read;
     if (!answered) {
         r->read_retry_ms = r->now_ms + r->pause_ms;
         pause_next(r);

@@ -1,5 +1,7 @@
 #include "sidecar/core/replica_internal.h"
 
+enum { ELECT_LEAVING_TIMEOUTS = 5 /* times handoff_timeout: should it live on all the same, it counts again */ };
+
 uint64_t elect_grant_ms(const struct replica *r)
 {
     uint64_t grant_ms = r->meta.grant_ms_max;
@@ -50,7 +52,7 @@ void elect_on_ask(struct replica *r, otr_node from, const struct replica_msg *ms
         answer.answer.silent = !meant;
     } else {
         answer.answer.hears_primary = meant && r->role == REPLICA_FOLLOWER && r->leader.heard &&
-                                      silence_ms < elect_grant_ms(r) && !elect_evidence(r);
+                                      silence_ms < elect_grant_ms(r) && !elect_evidence(r) && !handoff_received(r);
         answer.answer.silent = silence_ms >= r->config.timings.suspect_timeout_ms;
     }
     replica_send(r, out, from, &answer);
@@ -114,7 +116,7 @@ struct poll {
     uint32_t better;   /* V6 */
 };
 
-static uint32_t preference(const struct replica *r, otr_node node)
+uint32_t elect_preference(const struct replica *r, otr_node node)
 {
     uint32_t i = 0;
 
@@ -128,7 +130,7 @@ static bool better(const struct replica *r, const struct replica_peer *p) /* V6 
 {
     int order = otr_position_compare(p->answer_last, replica_position(r, r->durable_index));
 
-    return order > 0 || (order == 0 && preference(r, p->node) < preference(r, r->config.self));
+    return order > 0 || (order == 0 && elect_preference(r, p->node) < elect_preference(r, r->config.self));
 }
 
 static struct poll poll_members(struct replica *r)
@@ -181,11 +183,12 @@ static void stand(struct replica *r, struct replica_actions *out)
         d.position = committed;
     }
     /* From here on nothing of the old epoch is acknowledged or granted: see replica_follow.c. */
-    replica_become(r, REPLICA_CANDIDATE, "stands for a new epoch");
+    replica_become(r, REPLICA_CANDIDATE,
+                   handoff_received(r) ? "the primary handed over: stands for a new epoch" : "stands for a new epoch");
     change_start(r, REPLICA_CHANGE_ELECT, &d, out);
 }
 
-static bool eligible(const struct replica *r)
+bool elect_eligible(const struct replica *r)
 {
     int at = descriptor_in_sync(&r->descriptor, r->config.self);
 
@@ -208,7 +211,7 @@ static bool ready_to_stand(const struct replica *r)
 /* A shard that nobody ever led: the first of the list at once, the others in their turn. */
 static void stand_first(struct replica *r, struct replica_actions *out)
 {
-    uint64_t wait_ms = (uint64_t)preference(r, r->config.self) * r->config.timings.patience_ms;
+    uint64_t wait_ms = (uint64_t)elect_preference(r, r->config.self) * r->config.timings.patience_ms;
 
     if (r->now_ms - r->descriptor_seen_ms >= wait_ms && ready_to_stand(r)) {
         stand(r, out);
@@ -236,25 +239,59 @@ static void consider(struct replica *r, bool evidence, bool lease_gone, uint64_t
     }
 }
 
+/* V5: whoever led gave it up, so nobody is to be asked (V3), and nothing has to be proved. */
+static void stand_as_successor(struct replica *r, struct replica_actions *out)
+{
+    if (r->descriptor.epoch != r->leader.epoch) {
+        change_want_read(r);
+    } else if (ready_to_stand(r)) {
+        stand(r, out);
+    }
+}
+
+/* One that gave its reign away gives the successor time; one that is about to stop leaves it to the others. */
+static bool holds_back(const struct replica *r)
+{
+    return handoff_waits(r) ||
+           (r->leaving && r->now_ms - r->leaving_ms < ELECT_LEAVING_TIMEOUTS * r->config.timings.handoff_timeout_ms);
+}
+
+/* The key that the primary's reign rests on is gone, or is our own although we gave that reign up. */
+static bool lease_is_gone(const struct replica *r)
+{
+    if (r->leader.node == r->config.self && r->leader.incarnation == r->config.incarnation) {
+        return true;
+    }
+    return r->lease.known &&
+           !(r->lease.present && r->lease.node == r->leader.node && r->lease.incarnation == r->leader.incarnation);
+}
+
 void elect_progress(struct replica *r, struct replica_actions *out)
 {
     uint64_t silence_ms = r->now_ms - r->leader.heard_ms;
     bool evidence, lease_gone;
 
-    if (r->role != REPLICA_FOLLOWER || !r->descriptor_known || !eligible(r)) {
+    if (r->role != REPLICA_FOLLOWER || !r->descriptor_known || !elect_eligible(r)) {
         r->suspect_since_ms = 0;
         return;
     }
     if (!r->lease.known && r->session_open) {
         change_want_read(r);
     }
+    if (handoff_received(r)) {
+        stand_as_successor(r, out);
+        return;
+    }
+    if (holds_back(r)) {
+        r->suspect_since_ms = 0;
+        return;
+    }
     if (r->descriptor.epoch == 0) {
         stand_first(r, out);
         return;
     }
     evidence = elect_evidence(r);
-    lease_gone = r->lease.known && !(r->lease.present && r->lease.node == r->leader.node &&
-                                     r->lease.incarnation == r->leader.incarnation);
+    lease_gone = lease_is_gone(r);
     if (!evidence && !(lease_gone && silence_ms >= elect_grant_ms(r)) &&
         silence_ms < r->config.timings.suspect_timeout_ms) {
         r->suspect_since_ms = 0;
@@ -282,7 +319,8 @@ void elect_takeover(struct replica *r, struct replica_actions *out)
 
     replica_promise(r, r->descriptor.epoch);
     r->epoch = r->descriptor.epoch;
-    r->commit_from_ms = r->granted_until_ms > start_ms ? r->granted_until_ms : start_ms;
+    /* What the primary that handed over returned was forgotten (G5); the rest is among the earlier ones by now. */
+    r->commit_from_ms = r->granted_before_ms > start_ms ? r->granted_before_ms : start_ms;
     replica_set_leader(r, r->config.self, r->config.incarnation, r->epoch);
     replica_become(r, REPLICA_TAKEOVER, "elected");
     lead_start(r, out);

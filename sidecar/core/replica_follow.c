@@ -198,12 +198,15 @@ static void grant(struct replica *r, struct replica_actions *out)
 
     r->beacon_due = false;
     r->granted_until_ms = max_u64(r->granted_until_ms, until); /* G4 */
+    r->granted_sent_ms = max_u64(r->granted_sent_ms, r->beacon_sent_ms);
     answer_beacon(r, r->leader.node, r->leader.epoch, r->leader.incarnation, r->beacon_sent_ms, true, out);
 }
 
 void follow_on_beacon(struct replica *r, otr_node from, const struct replica_msg *msg, struct replica_actions *out)
 {
-    if (!follows(r, from, msg->beacon.incarnation, msg->epoch, out) || r->seeding || r->untrusted) {
+    /* G5: what was sent before the grants were returned and arrives after it renews nothing. */
+    if (!follows(r, from, msg->beacon.incarnation, msg->epoch, out) || r->seeding || r->untrusted ||
+        handoff_received(r)) {
         answer_beacon(r, from, msg->epoch, msg->beacon.incarnation, msg->beacon.sent_ms, false, out);
         return;
     }

@@ -22,12 +22,13 @@
 
 enum {
     REPLICA_PEERS_MAX = 2 * OTR_REPLICAS_MAX,         /* in-sync set and replicas, should they have nothing in common */
-    REPLICA_ACTIONS_MAX = 32 + 6 * REPLICA_PEERS_MAX, /* of one step */
+    REPLICA_ACTIONS_MAX = 32 + 8 * REPLICA_PEERS_MAX, /* of one step */
     REPLICA_PAUSE_MIN_MS = 50,                        /* before a failed transaction or read is tried again... */
     REPLICA_PAUSE_MAX_MS = 1000,                      /* ...doubling up to this */
     REPLICA_SEED_RETRY_MS = 1000,                     /* after a seed broke off */
     REPLICA_JOIN_LAG = 256, /* entries; a learner closer than this is counted, and joins when level (J2) */
     REPLICA_DRIFT_PERCENT = 5,
+    REPLICA_HANDOFF_TIMEOUT_MS = 2000, /* unless the configuration says otherwise */
 };
 
 /* A node's connection, as the shell last reported it. It is the one that we dialled; what the node tells us comes on
@@ -60,6 +61,11 @@ struct replica_peer {
     uint64_t join_index;  /* ... must have acknowledged this before it is */
     bool needs_seed, seeding;
     uint64_t seed_retry_ms;
+    uint64_t leaving; /* incarnation that is about to stop; 0: none */
+    /* ... and are about to hand over */
+    bool ready_answered, ready_able;
+    uint64_t ready_log_id;
+    struct otr_position ready_last;
     bool granted; /* a grant was received in our epoch (G1) */
     uint64_t grant_sent_ms;
     uint64_t grant_log_id;
@@ -100,6 +106,35 @@ struct replica_change {
     uint64_t compare_revision;
     struct descriptor descriptor;
     uint64_t retry_ms;
+};
+
+enum replica_handoff_phase {
+    HANDOFF_NONE = 0,
+    HANDOFF_OFFERING, /* asking who could lead on; we serve as ever */
+    HANDOFF_FROZEN,   /* `to` will; no new writes, until it has all that we have */
+    HANDOFF_RETURNED, /* our reign is over (G5), `to` has been told; or it ended otherwise, and `to` is nobody */
+};
+
+struct replica_handoff {
+    enum replica_handoff_phase phase;
+    bool asked; /* by EV_HANDOFF: somebody waits for DO_HANDED */
+    otr_node wanted, to;
+    uint32_t timeout_ms;
+    uint64_t deadline_ms;
+    uint64_t epoch;     /* handed over */
+    uint64_t beacon_ms; /* ... with the grants up to this beacon */
+    uint64_t nonce;     /* of the present round of offers; grows */
+    uint64_t sent_ms;   /* the last OFFER or HANDOFF; 0: none yet */
+    uint64_t able_ms;   /* first able answer of the round; 0: none yet */
+    uint64_t frozen_ms;
+};
+
+/* A primary's offer that we have not answered, or answered last. */
+struct replica_offer {
+    bool pending, confirmed;
+    otr_node from;
+    uint64_t epoch, incarnation, nonce;
+    uint64_t read; /* the first DO_READ that begins after it arrived */
 };
 
 struct replica {
@@ -148,6 +183,7 @@ struct replica {
     uint32_t pause_ms;
     bool read_wanted, read_outstanding;
     uint64_t read, read_retry_ms;
+    uint64_t read_answered, read_failed; /* numbers of the newest ones */
 
     /* peers */
     struct replica_link *links;
@@ -164,7 +200,11 @@ struct replica {
     bool ack_due;         /* a duplicate or empty append wants an answer */
     bool beacon_due;      /* a beacon waits for the meta to be durable */
     uint64_t beacon_sent_ms;
-    uint64_t granted_until_ms; /* own clock, drift included: every grant given has run out by then (G4) */
+    /* Own clock, drift included: by then every grant has run out that we gave (G4) to the leader of the promised epoch;
+     * to leaders of lower ones. */
+    uint64_t granted_until_ms, granted_before_ms;
+    uint64_t granted_sent_ms; /* the newest beacon granted to the leader; its clock */
+    uint64_t returned_epoch;  /* its primary gave our grants back (G5): it never serves in it again */
     uint64_t fresh_ms, fresh_pending_ms, fresh_pending_commit;
 
     /* leading */
@@ -177,6 +217,17 @@ struct replica {
     /* suspecting */
     uint64_t suspect_since_ms; /* 0: no suspicion */
     uint64_t ask_ms, ask_nonce;
+
+    /* handing over, leaving */
+    bool engine_down;
+    uint64_t coordinator_lost_ms; /* since when there is no session or no coordinator; 0: there is */
+    struct replica_handoff handoff;
+    uint64_t handoff_not_before_ms; /* by itself */
+    uint32_t handoff_pause_ms;
+    struct replica_offer offer;
+    bool leaving;
+    uint64_t leaving_ms;            /* since */
+    uint64_t leave_epoch, leave_ms; /* whose leader was told, and when */
 };
 
 /* --- replica.c ---------------------------------------------------------------------------------------------------- */
@@ -265,10 +316,40 @@ bool elect_evidence(const struct replica *r);
 /* The descriptor names this incarnation as the primary of a new epoch: reign. */
 void elect_takeover(struct replica *r, struct replica_actions *out);
 uint64_t elect_grant_ms(const struct replica *r);
+/* May take part in an election: its log is the one that the published set counts on, and whole (E3, E4). */
+bool elect_eligible(const struct replica *r);
+/* Place in `replicas`; smaller is preferred (V6). */
+uint32_t elect_preference(const struct replica *r, otr_node node);
 
 /* --- replica_handoff.c -------------------------------------------------------------------------------------------- */
 
 void handoff_on_event(struct replica *r, const struct replica_event *ev, struct replica_actions *out);
+void handoff_on_offer(struct replica *r, otr_node from, const struct replica_msg *msg, struct replica_actions *out);
+void handoff_on_ready(struct replica *r, otr_node from, const struct replica_msg *msg);
+void handoff_on_handoff(struct replica *r, otr_node from, const struct replica_msg *msg);
+void handoff_on_leave(struct replica *r, otr_node from, const struct replica_msg *msg);
+/* The log failed: whoever waits for a handoff is told. */
+void handoff_on_failure(struct replica *r, struct replica_actions *out);
+/* This process is about to stop. */
+void handoff_leave(struct replica *r);
+/* A member's half: before the reads and elections of this step; a primary's: after its commits. */
+void handoff_progress_member(struct replica *r, struct replica_actions *out);
+void handoff_progress(struct replica *r, struct replica_actions *out);
+/* New writes are held back. */
+static inline bool handoff_frozen(const struct replica *r)
+{
+    return r->handoff.phase == HANDOFF_FROZEN;
+}
+/* Gave its reign to somebody who has time to take it up. */
+static inline bool handoff_waits(const struct replica *r)
+{
+    return r->handoff.phase == HANDOFF_RETURNED && r->handoff.to != OTR_NODE_NONE;
+}
+/* The primary that we follow has given its reign up. */
+static inline bool handoff_received(const struct replica *r)
+{
+    return r->returned_epoch != 0 && r->returned_epoch == r->leader.epoch && r->leader.epoch == r->meta.promised;
+}
 
 /* --- replica_change.c --------------------------------------------------------------------------------------------- */
 

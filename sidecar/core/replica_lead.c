@@ -235,6 +235,9 @@ void lead_on_link(struct replica *r, const struct replica_link *link)
         return;
     }
     p->answered = false;
+    if (link->state == REPLICA_PEER_UP && link->incarnation != p->leaving) {
+        p->leaving = 0; /* another process */
+    }
     probe(r, p, p->acked > 0 ? p->acked + 1 : r->last.index + 1); /* what was under way may be lost */
 }
 
@@ -325,7 +328,7 @@ static void seed(struct replica *r, struct replica_peer *p, struct replica_actio
 {
     /* J1: not before the epoch-start entry is committed; never a member, which has to be taken out first (E3). */
     if (r->role != REPLICA_PRIMARY || !p->needs_seed || p->seeding || p->sending || lead_counted(r, p) ||
-        !replica_connected(r, p->node) || r->now_ms < p->seed_retry_ms) {
+        p->leaving != 0 || !replica_connected(r, p->node) || r->now_ms < p->seed_retry_ms) {
         return;
     }
     p->seeding = true;
@@ -404,7 +407,7 @@ void lead_on_write(struct replica *r, const struct replica_event *ev, struct rep
     known = dedup_find(&r->dedup, &ev->write.request_id);
     if (known != NULL) {
         reply_known(r, ev->write.ticket, known, out);
-    } else if (r->role == REPLICA_TAKEOVER) {
+    } else if (r->role == REPLICA_TAKEOVER || handoff_frozen(r)) {
         reply_refused(ev->write.ticket, OTR_UNAVAIL, out);
     } else if (lead_members_min(r) < r->descriptor.min_in_sync) { /* A6 */
         reply_refused(ev->write.ticket, OTR_FEW, out);
@@ -430,7 +433,8 @@ void lead_start(struct replica *r, struct replica_actions *out)
                                    .token = p->token,
                                    .heard_ms = r->now_ms,
                                    .progress_ms = r->now_ms,
-                                   .seeding = p->seeding};
+                                   .seeding = p->seeding,
+                                   .leaving = p->leaving};
     }
     r->answered_index = r->committed_index;
     r->beacon_ms = 0;

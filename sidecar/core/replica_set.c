@@ -31,12 +31,16 @@ static bool leaves(struct replica *r, const struct member *m, bool patient)
     if ((p->log_id != 0 && p->log_id != m->log_id) || p->needs_seed) {
         return true; /* what the set counts on no longer exists */
     }
+    if (p->leaving != 0) {
+        return true; /* it says so itself, and goes whatever we do */
+    }
     if (patient) {
         return evidently_dead(r, m->node, t->suspect_timeout_ms) ||
                silent(r, p, SET_SILENCE_PATIENT * (uint64_t)t->suspect_timeout_ms);
     }
     /* One that grants but does not write holds up every commit. */
     return evidently_dead(r, m->node, 0) || silent(r, p, t->replica_timeout_ms) ||
+           !descriptor_has_replica(&r->descriptor, m->node) || /* the shard moved away from it */
            (p->acked < r->last.index && r->now_ms - p->progress_ms >= t->suspect_timeout_ms);
 }
 
@@ -67,7 +71,7 @@ static bool change_names(const struct replica *r, otr_node node)
 /* One that grants but does not write would hold up every commit as soon as it is counted. */
 static bool may_join(const struct replica *r, const struct replica_peer *p)
 {
-    return p->log_id != 0 && !p->needs_seed && !p->seeding && replica_connected(r, p->node) &&
+    return p->log_id != 0 && !p->needs_seed && !p->seeding && p->leaving == 0 && replica_connected(r, p->node) &&
            !silent(r, p, r->config.timings.replica_timeout_ms) && r->last.index - p->acked <= REPLICA_JOIN_LAG &&
            (p->acked >= r->last.index || r->now_ms - p->progress_ms < r->config.timings.replica_timeout_ms);
 }
@@ -79,14 +83,14 @@ static void update_joining(struct replica *r, struct replica_peer *p)
 
     if (p->joining) {
         if ((at >= 0 && r->descriptor.in_sync[at].log_id == p->log_id) ||
-            (!may_join(r, p) && !change_names(r, p->node))) {
+            ((!may_join(r, p) || handoff_frozen(r)) && !change_names(r, p->node))) {
             p->joining = false;
         }
         return;
     }
     /* J1: not before the epoch-start entry is committed. Nor under a second log id beside the first. */
-    if (r->role == REPLICA_PRIMARY && at < 0 && !change_names(r, p->node) && r->reachable && !replica_regressed(r) &&
-        descriptor_has_replica(&r->descriptor, p->node) && may_join(r, p)) {
+    if (r->role == REPLICA_PRIMARY && at < 0 && !handoff_frozen(r) && !change_names(r, p->node) && r->reachable &&
+        !replica_regressed(r) && descriptor_has_replica(&r->descriptor, p->node) && may_join(r, p)) {
         p->joining = true;
         p->join_index = r->committed_index;
     }
@@ -146,7 +150,7 @@ void set_progress(struct replica *r, struct replica_actions *out)
         return;
     }
     /* A lost lease is no reason to stop leading: it is taken again, in the same epoch by the same incarnation (E1). */
-    if (r->session_open && r->lease.known && !(r->lease.present && r->lease.mine)) {
+    if (r->session_open && r->lease.known && !(r->lease.present && r->lease.mine) && !handoff_frozen(r)) {
         change_start(r, REPLICA_CHANGE_LEASE, &r->descriptor, out);
     }
 }

@@ -174,6 +174,11 @@ void view_on_coordinator(struct replica *r, const struct replica_event *ev, stru
     }
     r->session_open = ev->coordinator.session_open;
     r->reachable = ev->coordinator.reachable;
+    if (r->session_open && r->reachable) {
+        r->coordinator_lost_ms = 0;
+    } else if (r->coordinator_lost_ms == 0) {
+        r->coordinator_lost_ms = r->now_ms;
+    }
     r->regressed_coordinator = ev->coordinator.regressed;
     if (ev->coordinator.regressed) {
         replica_alarm(r, out,

@@ -277,6 +277,7 @@ static void on_abort(int signal_number)
 
 struct totals {
     uint64_t acks, reads, reads_by_descriptor, duplicates, elections, crashes, seeds, unknown, hash;
+    uint64_t handed, returned, unavail, late, fell_back, left;
 };
 
 static bool simulate(uint64_t seed, bool verbose, uint64_t seconds, struct totals *t)
@@ -309,6 +310,12 @@ static bool simulate(uint64_t seed, bool verbose, uint64_t seconds, struct total
     t->crashes += s->crashes;
     t->seeds += s->seeds;
     t->unknown += s->txns_unknown;
+    t->handed += s->handoffs.handed;
+    t->returned += s->handoffs.returned;
+    t->unavail += s->handoffs.unavail;
+    t->late += s->handoffs.late;
+    t->fell_back += s->handoffs.fell_back;
+    t->left += s->handoffs.left;
     t->hash ^= s->trace_hash;
     teardown(s);
     running = NULL;
@@ -378,9 +385,12 @@ int main(int argc, char **argv)
         if ((seed - first + 1) % 100 == 0 || seed == last) {
             printf("seeds %" PRIu64 "-%" PRIu64 ": %" PRIu64 " failed; %" PRIu64 " writes acknowledged (%" PRIu64
                    " as duplicates), %" PRIu64 " reads (%" PRIu64 " by the descriptor), %" PRIu64 " elections, %" PRIu64
-                   " crashes, %" PRIu64 " seeds, %" PRIu64 " unknown transactions; trace %016" PRIx64 "\n",
+                   " crashes, %" PRIu64 " seeds, %" PRIu64 " unknown transactions, %" PRIu64
+                   " handoffs asked for and done (%" PRIu64 " refused, %" PRIu64 " out of time), %" PRIu64
+                   " reigns returned (%" PRIu64 " taken up again), %" PRIu64 " left in good order; trace %016" PRIx64
+                   "\n",
                    first, seed, failed, t.acks, t.duplicates, t.reads, t.reads_by_descriptor, t.elections, t.crashes,
-                   t.seeds, t.unknown, t.hash);
+                   t.seeds, t.unknown, t.handed, t.unavail, t.late, t.returned, t.fell_back, t.left, t.hash);
             fflush(stdout);
         }
     }

@@ -10,6 +10,7 @@
  *   sim_node.c     a node's process: start, crash, timers, flushing, recovery
  *   sim_shard.c    one replica's shell: actions performed
  *   sim_seed.c     ... and its seeds, given and taken
+ *   sim_handoff.c  handoffs asked for, processes that stop in good order, engines that fail
  *   sim_disk.c     a file system that stops changing at a chosen call (the moment of a crash)
  *   sim_net.c      connections: in order, late, frozen, cut, refused
  *   sim_coord.c    coordinator: transactions, reads, sessions, watches
@@ -132,6 +133,13 @@ struct sim_shard {
     bool seed_accepted, seed_ending;
     uint64_t seed_number; /* journal meta to wait for */
     struct otr_position seed_position;
+
+    /* handoffs */
+    bool handing;                   /* asked for, not yet answered */
+    uint64_t handing_number;        /* grows */
+    uint64_t returned_epoch;        /* we gave its grants back */
+    uint64_t offer_nonce, offer_us; /* the newest offer that arrived, first copy */
+    uint64_t read_us;               /* when the newest read began that was answered */
 };
 
 /* --- a node ------------------------------------------------------------------------------------------------------- */
@@ -142,6 +150,8 @@ struct sim_node {
     bool host_down; /* the machine is off: nothing refuses, nothing answers */
     bool starting;
     bool coord_blocked;
+    bool engine_down;
+    bool stopping; /* in good order */
     uint64_t incarnation;
     uint64_t process_start_ms;
     uint64_t paused_until_us; /* 0: runs */
@@ -273,6 +283,7 @@ struct sim_check {
         /* I3, I6: what was ever committed anywhere, by index */
         struct sim_committed *committed;
         size_t committed_count, committed_capacity;
+        uint64_t returned_epoch;  /* the highest that was given back */
         uint64_t acked;           /* I2: the highest acknowledged index */
         uint64_t floor[SIM_KEYS]; /* I4: index of the newest acknowledged or read write */
     } shards[SIM_SHARDS_MAX];
@@ -310,12 +321,18 @@ struct sim {
     bool calm;   /* nothing but the coordinator fails: nobody may be replaced, nobody may wait long */
     uint32_t keys, read_percent, wander_percent;
     uint64_t rest_us; /* of a client between operations */
-    uint32_t weights[32];
+    uint32_t weights[40];
     uint64_t fault_interval_us, log_lost_us;
     uint32_t logs_lost;
     uint64_t delay_us; /* usual one-way delay of the network */
     uint64_t sync_us;  /* usual time of a flush */
     uint64_t elections, crashes, seeds, txns_unknown;
+    struct {
+        uint64_t handed, unavail, late, not_primary, busy, fell_back, left, returned;
+    } handoffs;
+    /* Handed over, and nobody can take over for the coordinator is away just now. */
+    bool excused[SIM_SHARDS_MAX];
+    uint64_t excused_us[SIM_SHARDS_MAX];
 
     char trace[SIM_TRACE_LINES][SIM_TRACE_LINE_BYTES];
     uint64_t trace_count, trace_hash;
@@ -378,6 +395,13 @@ void seed_out_end(struct sim_shard *sh, int to, bool ok, uint64_t log_id, struct
 void seed_take_begin(struct sim_shard *sh, int from, const struct sim_msg *msg);
 void seed_take_rest(struct sim_shard *sh, int from, const struct sim_msg *msg);
 
+/* sim_handoff.c */
+void handoff_ask(struct sim *s, bool stopping); /* an operator, or a process that stops */
+void handoff_engine(struct sim *s, int node, uint64_t for_us);
+void handoff_heal(struct sim *s);
+void handoff_brief(struct sim_shard *sh); /* a replica was made */
+void handoff_done(struct sim_shard *sh, const struct replica_action *a);
+
 /* sim_net.c */
 void net_start(struct sim *s);
 /* False: not connected. Takes over msg in any case. */
@@ -412,6 +436,8 @@ bool clients_idle(const struct sim *s);
 uint64_t clients_request_number(const struct otr_request_id *id);
 
 /* check_*.c */
+void check_action(struct sim_shard *sh, const struct replica_action *a);   /* G5 and READY: before each action */
+void check_offer(struct sim_shard *sh, const struct replica_msg *msg);     /* one arrives */
 void check_role(struct sim_shard *sh);                                     /* I1 */
 void check_published(struct sim *s, otr_shard shard);                      /* I1, I2: a descriptor was changed */
 void check_acked(struct sim *s, otr_shard shard, uint64_t index);          /* I2, A6 */

@@ -446,7 +446,7 @@ void coord_touch(struct sim *s, otr_shard shard)
 struct shown {
     struct sim_lease lease;
     struct descriptor descriptor;
-    uint64_t revision, read;
+    uint64_t revision, read, began_us;
     otr_shard shard;
     uint32_t client; /* with attempt != 0: for a client's read */
     uint64_t attempt;
@@ -469,6 +469,7 @@ static void shown_fire(struct sim *s, struct sim_event *e)
         shard_step(sh, &(struct replica_event){.type = REPLICA_EV_READ_FAILED, .read_failed = {.read = shown->read}});
         return;
     }
+    sh->read_us = shown->began_us;
     tell_lease(sh, &shown->lease, shown->lease.revision);
     if (n->alive) {
         tell_descriptor(sh, &shown->descriptor, shown->revision, shown->read);
@@ -506,7 +507,7 @@ static void read_start(struct sim_shard *sh, const struct shown *what)
 
 void coord_read(struct sim_shard *sh, uint64_t read)
 {
-    read_start(sh, &(struct shown){.shard = sh->id, .read = read});
+    read_start(sh, &(struct shown){.shard = sh->id, .read = read, .began_us = sh->sim->now_us});
 }
 
 void coord_read_for_client(struct sim_shard *sh, uint32_t client, uint64_t attempt)

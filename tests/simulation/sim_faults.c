@@ -27,6 +27,10 @@ enum fault {
     FAULT_ISOLATE_PRIMARY,
     FAULT_KILL_PRIMARY,
     FAULT_COUP,
+    FAULT_HANDOFF,
+    FAULT_STOP,
+    FAULT_ENGINE,
+    FAULT_COORD_CUT_PRIMARY,
     FAULTS,
 };
 
@@ -234,6 +238,12 @@ static void coord_fault(struct sim *s, enum fault f)
     case FAULT_SESSION:
         coord_session_kill(s, node);
         break;
+    case FAULT_COORD_CUT_PRIMARY:
+        node = some_primary(s);
+        sim_trace(s, "node %d is cut off from the coordinator", node);
+        s->nodes[node].coord_blocked = true;
+        sim_after(s, fault_time(s), 0, coord_reach_fire)->a = (uint64_t)node;
+        break;
     default:
         coord_touch(s, (otr_shard)sim_below(s, s->shards_count));
         break;
@@ -358,6 +368,13 @@ static void fault(struct sim *s, enum fault f)
     case FAULT_COUP:
         net_fault(s, f);
         break;
+    case FAULT_HANDOFF:
+    case FAULT_STOP:
+        handoff_ask(s, f == FAULT_STOP);
+        break;
+    case FAULT_ENGINE:
+        handoff_engine(s, sim_chance(s, 60) ? some_primary(s) : some_node(s), fault_time(s));
+        break;
     default:
         coord_fault(s, f);
         break;
@@ -389,8 +406,8 @@ static void choose_fire(struct sim *s, struct sim_event *e)
 /* Nothing that serves data depends on reaching the coordinator (DESIGN 3.3). */
 static void calm_down(struct sim *s)
 {
-    static const enum fault kept[] = {FAULT_COORD_DOWN, FAULT_COORD_FLAKY, FAULT_COORD_CUT_OFF, FAULT_SESSION,
-                                      FAULT_TOUCH};
+    static const enum fault kept[] = {FAULT_COORD_DOWN, FAULT_COORD_FLAKY, FAULT_COORD_CUT_OFF,
+                                      FAULT_SESSION,    FAULT_TOUCH,       FAULT_COORD_CUT_PRIMARY};
 
     for (int i = 0; i < FAULTS; i++) {
         s->weights[i] = i == FAULT_SLOW_WATCH ? s->weights[i] : 0;
@@ -446,6 +463,7 @@ void faults_end(struct sim *s)
             }
         }
     }
+    handoff_heal(s);
     for (int i = 1; i <= s->nodes_count; i++) {
         if (!s->nodes[i].alive) {
             node_start(s, &s->nodes[i]);

@@ -158,6 +158,7 @@ struct sim_shard *node_shard_make(struct sim *s, struct sim_node *n, otr_shard i
     }
     coord_brief(sh);
     net_brief(s, sh);
+    handoff_brief(sh);
     return sh;
 }
 
@@ -200,6 +201,7 @@ void node_start(struct sim *s, struct sim_node *n)
     n->alive = true;
     n->host_down = false;
     n->starting = false;
+    n->stopping = false;
     n->incarnation = ++s->incarnations;
     n->paused_until_us = 0;
     n->process_start_ms = node_now_ms(s, n);

@@ -436,6 +436,9 @@ static void deliver_replica(struct sim_shard *sh, int from, const struct sim_msg
     if (m.type == REPLICA_MSG_APPEND) {
         m.append.entries = entries;
     }
+    if (m.type == REPLICA_MSG_OFFER) {
+        check_offer(sh, &m);
+    }
     sh->incoming = msg;
     shard_step(sh, &(struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = (otr_node)from, .msg = &m}});
     sh->incoming = NULL;
@@ -480,6 +483,13 @@ static void do_role(struct sim_shard *sh, const struct replica_action *a)
 
     sh->role = a->role.role;
     sh->epoch = a->role.epoch;
+    if (sh->role == REPLICA_TAKEOVER && sh->returned_epoch != 0 && sh->epoch == sh->returned_epoch + 1) {
+        sh->sim->handoffs.fell_back++;
+    }
+    if (sh->role == REPLICA_PRIMARY && sh->sim->excused[sh->id]) {
+        sh->sim->excused[sh->id] = false;
+        sh->sim->excused_us[sh->id] = sh->sim->now_us;
+    }
     sim_trace(sh->sim, "node %d shard %u: %s, epoch %" PRIu64 ", primary %u: %s", sh->node->id, sh->id, names[sh->role],
               sh->epoch, a->role.primary, a->role.why);
     check_role(sh);
@@ -544,8 +554,7 @@ static void perform(struct sim_shard *sh, const struct replica_action *a)
         sim_fail(sh->sim, "node %d shard %u: %s", sh->node->id, sh->id, a->fatal.text);
         break;
     case REPLICA_DO_HANDED:
-        sim_trace(sh->sim, "node %d shard %u: handed over: %s: %s", sh->node->id, sh->id,
-                  otr_strerror(a->handed.status), a->handed.why);
+        handoff_done(sh, a);
         break;
     }
 }
@@ -564,6 +573,7 @@ void shard_step(struct sim_shard *sh, struct replica_event *ev)
     for (size_t i = 0; i < sh->actions.count && n->alive && !sh->sim->failed; i++) {
         struct replica_action a = sh->actions.items[i];
 
+        check_action(sh, &a);
         perform(sh, &a);
     }
     if (n->alive && sh->role == REPLICA_PRIMARY) {
