@@ -9,18 +9,27 @@
  * there waits on the lane's list until curl has returned, and cancel and close only leave a mark, which `sweep` (a
  * timer of 0 ms) acts on in the next turn of the loop.
  *
+ * TLS files: curl reads them anew for each connection, once it is kept from remembering: CAs for a day, and sessions,
+ * whose resumption would show the server the old certificate. Kept connections older than a change of the files are
+ * left by CURLOPT_MAXLIFETIME_CONN, which counts whole seconds.
+ *
  * Repeats: on a kept connection that turns out dead curl repeats a request by itself, POST included, although the
  * first copy may have been carried out. on_request_begins stops that as soon as a byte of the first copy has left. */
 #include "sidecar/io/http_client.h"
+
+#include "sidecar/io/clock.h"
 
 #include <curl/curl.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
+    TLS_FILES = 3,
+    TLS_CHECK_MS = 1000,
     CONNECT_TIMEOUT_MS = 500,
     RESPONSE_BYTES_MAX = 64 << 20,
     RESPONSE_BYTES_FIRST = 1024,
@@ -68,6 +77,9 @@ struct http_client {
     char *ca_file;
     char *cert_file;
     char *key_file;
+    struct stat tls_files[TLS_FILES]; /* as last seen */
+    uint64_t tls_checked_ms;
+    uint64_t tls_changed_ms; /* 0: never */
     uint32_t connect_timeout_ms;
     struct lane *lanes;
     struct transfer *transfers;
@@ -108,6 +120,8 @@ static int code_of(CURLcode result, bool sent)
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CERTPROBLEM:
     case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_CLIENTCERT:
+    case CURLE_SSL_ISSUER_ERROR:
     case CURLE_SEND_ERROR:
     case CURLE_RECV_ERROR:
     case CURLE_GOT_NOTHING:
@@ -262,6 +276,55 @@ static int set_method_and_body(struct transfer *t)
     return rv == CURLE_OK ? 0 : OTR_NOMEM;
 }
 
+/* --- TLS -------------------------------------------------------------------------------------------------------- */
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+    return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->st_size == b->st_size &&
+           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+static void tls_check(struct http_client *client)
+{
+    const char *const paths[TLS_FILES] = {client->ca_file, client->cert_file, client->key_file};
+    uint64_t now_ms = clock_now_ms();
+    struct stat st;
+
+    if (client->tls_checked_ms != 0 && now_ms - client->tls_checked_ms < TLS_CHECK_MS) {
+        return;
+    }
+    for (size_t i = 0; i < TLS_FILES; i++) {
+        if (paths[i] == NULL || stat(paths[i], &st) != 0) {
+            continue; /* A file that is just being replaced: what is there counts when it is there. */
+        }
+        if (client->tls_checked_ms != 0 && !same_file(&client->tls_files[i], &st)) {
+            client->tls_changed_ms = now_ms;
+        }
+        client->tls_files[i] = st;
+    }
+    client->tls_checked_ms = now_ms;
+}
+
+static int set_tls(CURL *e, const struct http_client *client)
+{
+    uint64_t age_s = client->tls_changed_ms != 0 ? (clock_now_ms() - client->tls_changed_ms) / 1000 : 0;
+    bool ok = true;
+
+    if (client->tls_changed_ms != 0 && age_s == 0) {
+        ok = curl_easy_setopt(e, CURLOPT_FRESH_CONNECT, 1L) == CURLE_OK;
+    } else if (client->tls_changed_ms != 0) {
+        ok = curl_easy_setopt(e, CURLOPT_MAXLIFETIME_CONN, (long)age_s) == CURLE_OK;
+    }
+    ok = ok && curl_easy_setopt(e, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) == CURLE_OK;
+    ok = ok && curl_easy_setopt(e, CURLOPT_SSL_SESSIONID_CACHE, 0L) == CURLE_OK;
+    ok = ok && curl_easy_setopt(e, CURLOPT_CA_CACHE_TIMEOUT, client->ca_file != NULL ? 0L : 86400L) == CURLE_OK;
+    /* NULL leaves curl's default. */
+    ok = ok && (client->ca_file == NULL || curl_easy_setopt(e, CURLOPT_CAINFO, client->ca_file) == CURLE_OK);
+    ok = ok && (client->cert_file == NULL || curl_easy_setopt(e, CURLOPT_SSLCERT, client->cert_file) == CURLE_OK);
+    ok = ok && (client->key_file == NULL || curl_easy_setopt(e, CURLOPT_SSLKEY, client->key_file) == CURLE_OK);
+    return ok ? 0 : OTR_NOMEM;
+}
+
 static int set_options(struct transfer *t, const struct http_client *client)
 {
     const struct http_request *req = t->req;
@@ -283,10 +346,9 @@ static int set_options(struct transfer *t, const struct http_client *client)
     ok = ok && curl_easy_setopt(e, CURLOPT_WRITEDATA, t) == CURLE_OK;
     ok = ok && curl_easy_setopt(e, CURLOPT_PREREQFUNCTION, on_request_begins) == CURLE_OK;
     ok = ok && curl_easy_setopt(e, CURLOPT_PREREQDATA, t) == CURLE_OK;
-    /* NULL leaves curl's default. */
-    ok = ok && (client->ca_file == NULL || curl_easy_setopt(e, CURLOPT_CAINFO, client->ca_file) == CURLE_OK);
-    ok = ok && (client->cert_file == NULL || curl_easy_setopt(e, CURLOPT_SSLCERT, client->cert_file) == CURLE_OK);
-    ok = ok && (client->key_file == NULL || curl_easy_setopt(e, CURLOPT_SSLKEY, client->key_file) == CURLE_OK);
+    if (ok && strncmp(req->url, "https:", 6) == 0) {
+        return set_tls(e, client);
+    }
     return ok ? 0 : OTR_NOMEM;
 }
 
@@ -604,6 +666,7 @@ int http_client_start(struct http_client *client, struct http_request *req, http
     t->lane = lane_get(client, req->lane);
     t->easy = curl_easy_init();
     rv = t->url != NULL && t->lane != NULL && t->easy != NULL ? 0 : OTR_NOMEM;
+    tls_check(client);
     rv = rv != 0 ? rv : set_options(t, client);
     rv = rv != 0 ? rv : set_headers(t);
     rv = rv != 0 ? rv : set_method_and_body(t);

@@ -3,6 +3,10 @@
  * Happy path: http_client_start() adds an easy handle; curl tells which sockets to poll and which timer to set; when
  * the transfer ends, `done` fires from the loop, never from inside start or cancel. Connections are kept and reused per
  * `lane`: requests of different lanes never share a connection, so that a stuck watch delays no keep-alive.
+ *
+ * TLS: the files are looked at again once a second; when one has changed, requests go over connections made since then
+ * (streams that run stay on theirs), so a rotated certificate is used within a second and an old CA trusted no longer.
+ *
  * Loop thread only. */
 #ifndef OUTRIGGER_IO_HTTP_CLIENT_H
 #define OUTRIGGER_IO_HTTP_CLIENT_H
@@ -20,7 +24,7 @@ struct http_request;
 struct http_client_config {
     const char *ca_file; /* NULL: plain HTTP or the system's CAs */
     const char *cert_file;
-    const char *key_file;
+    const char *key_file;        /* NULL: in cert_file */
     uint32_t connect_timeout_ms; /* 0: 500 */
 };
 
