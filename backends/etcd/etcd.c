@@ -117,6 +117,7 @@ static int endpoints_parse(struct etcd *etcd, const char *text, struct otr_errms
 
 static void etcd_free(struct etcd *etcd)
 {
+    etcd_auth_close(etcd);
     for (unsigned i = 0; i < etcd->endpoints_count; i++) {
         free(etcd->endpoints[i]);
     }
@@ -133,16 +134,13 @@ static int etcd_open(struct otr_backend **backend, const struct otr_backend_conf
     struct etcd *etcd;
     int rv;
 
-    if (config->user != NULL || config->password != NULL) {
-        otr_errmsg_set(msg, "etcd: user and password are not supported yet; use client certificates");
-        return OTR_UNSUPPORTED;
-    }
     etcd = calloc(1, sizeof *etcd);
     if (etcd == NULL) {
         otr_errmsg_set(msg, "etcd: %s", otr_strerror(OTR_NOMEM));
         return OTR_NOMEM;
     }
     rv = endpoints_parse(etcd, config->endpoints, msg);
+    rv = rv != 0 ? rv : etcd_auth_init(etcd, config, msg);
     if (rv == 0) {
         rv = http_client_new(&etcd->http, config->loop, &http_config, msg);
     }

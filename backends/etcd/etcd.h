@@ -2,6 +2,7 @@
  *
  *   etcd.c          open, close, endpoints, the vtable
  *   etcd_call.c     one request and its repetitions at other endpoints
+ *   etcd_auth.c     user and password: tokens
  *   etcd_get.c      reads of a whole prefix, page by page
  *   etcd_txn.c      transactions, service entries
  *   etcd_session.c  leases and their keep-alives
@@ -23,6 +24,9 @@ enum {
     ETCD_BUDGET_MS = 5000,          /* all attempts of what may be repeated: outlasts a change of etcd's leader */
     ETCD_BACKOFF_MS_MIN = 50,
     ETCD_BACKOFF_MS_MAX = 2000,
+    ETCD_CLOSE_MS = 1000,        /* the end of a session: all attempts together */
+    ETCD_LOGIN_PAUSE_MS = 1000,  /* between one that was refused and the next, at one endpoint */
+    ETCD_TOKEN_BYTES_MAX = 4096, /* simple ones have some twenty bytes, JWTs some hundred */
 };
 
 /* Requests of different lanes share no connection, so that a stuck one delays none of another kind. */
@@ -31,6 +35,18 @@ enum etcd_lane { ETCD_LANE_REQUEST = 1, ETCD_LANE_SESSION, ETCD_LANE_WATCH };
 struct etcd_call;
 struct etcd_session;
 struct etcd_watch;
+struct etcd_login;
+struct etcd_auth_wait;
+
+/* One for each endpoint: etcd's simple tokens are known, and renewed by use, at one member only. */
+struct etcd_token {
+    char *text;               /* NULL: none; "": the member does not ask who we are */
+    uint64_t number;          /* of all that we got; tells a token from its successor */
+    struct etcd_login *login; /* under way, or NULL */
+    struct etcd_auth_wait *waits;
+    uint64_t refused_ms; /* when the last login was refused, 0: it was not */
+    struct otr_errmsg refusal;
+};
 
 struct etcd {
     struct otr_backend base; /* first: the vtable's handle */
@@ -41,6 +57,12 @@ struct etcd {
     unsigned endpoint; /* where requests go now */
     uint32_t request_timeout_ms;
     uint64_t identity; /* cluster_id of the last answer; 0 before the first */
+    char *user;        /* NULL: nobody asks who we are */
+    char *password;
+    char *password_file;
+    struct etcd_token tokens[ETCD_ENDPOINTS_MAX];
+    uint64_t tokens_count; /* ever got */
+    uint64_t waits_count;  /* ever begun */
     struct etcd_call *calls;
     struct etcd_session *sessions;
     struct etcd_watch *watches;
@@ -73,6 +95,7 @@ uint32_t etcd_backoff_next(uint32_t *backoff_ms);
 
 struct etcd_reply {
     int status;             /* 0: JSON without error. Else the code of the last attempt */
+    int code;               /* gRPC's, or ETCD_CODE_NONE */
     bool certain;           /* when status is not 0: etcd did certainly nothing, whatever the earlier attempts */
     bool sent_before;       /* an earlier attempt was sent and its outcome is unknown */
     const cJSON *json;      /* NULL unless status is 0 */
@@ -84,12 +107,22 @@ typedef void (*etcd_call_cb)(void *data, const struct etcd_reply *reply);
 
 enum { ETCD_ENDPOINT_ANY = -1 };
 
+/* What a request does about who we are, when there is a user. */
+enum etcd_token_use {
+    ETCD_TOKEN_REQUIRED = 0, /* waits for a token */
+    ETCD_TOKEN_OPTIONAL,     /* takes what there is and asks for one only when refused: keep-alives need none, and must
+                              * not end because a password is being changed */
+    ETCD_TOKEN_NONE,         /* for the login itself */
+};
+
 struct etcd_call_spec {
     const char *path; /* "/v3/kv/range"; static. NULL: sends nothing and succeeds in the next turn of the loop */
     enum etcd_lane lane;
     int endpoint;        /* the only one to ask, or ETCD_ENDPOINT_ANY */
     uint32_t timeout_ms; /* of one attempt; 0: the backend's */
+    uint32_t budget_ms;  /* of all attempts; 0: ETCD_BUDGET_MS */
     bool repeat;         /* may be sent again after an unknown outcome; otherwise only while nothing has left */
+    enum etcd_token_use token;
     etcd_call_cb done;
     void *data;
 };
@@ -106,10 +139,41 @@ void etcd_call_cancel_all(struct etcd *etcd);
 enum { ETCD_URL_MAX = 512 };
 struct etcd_headers {
     char timeout[40];
-    const char *list[4];
+    char authorization[ETCD_TOKEN_BYTES_MAX + 24];
+    const char *list[5];
 };
 int etcd_url(const struct etcd *etcd, unsigned endpoint, const char *path, char *url);
-void etcd_headers_init(struct etcd_headers *headers, uint32_t timeout_ms);
+/* token NULL or "": none. */
+void etcd_headers_init(struct etcd_headers *headers, uint32_t timeout_ms, const char *token);
+
+/* --- etcd_auth.c: who we are ------------------------------------------------------------------------------------ */
+
+/* Caller-owned; the module's from start until the callback or stop. */
+struct etcd_auth_wait {
+    struct etcd_auth_wait *prev, *next;
+    struct etcd_token *token; /* whose list it is in, or NULL */
+    uint64_t number;
+    /* 0: there is a token. OTR_DENIED: user or password are wrong; OTR_UNREACHABLE, OTR_CANCELED. msg is never NULL. */
+    void (*done)(void *data, int status, struct otr_errmsg *msg);
+    void *data;
+};
+
+/* Checks and copies user, password and file. OTR_INVALID with words, OTR_NOMEM. */
+int etcd_auth_init(struct etcd *etcd, const struct otr_backend_config *config, struct otr_errmsg *msg);
+void etcd_auth_close(struct etcd *etcd);
+/* True when a request must wait before it can be sent to this endpoint. */
+static inline bool etcd_auth_missing(const struct etcd *etcd, unsigned endpoint)
+{
+    return etcd->user != NULL && etcd->tokens[endpoint].text == NULL;
+}
+/* Logs in at the endpoint, or joins a login that is under way; `done` comes later. OTR_NOMEM, OTR_CANCELED. */
+int etcd_auth_wait_start(struct etcd *etcd, unsigned endpoint, struct etcd_auth_wait *wait);
+void etcd_auth_wait_stop(struct etcd_auth_wait *wait);
+/* The endpoint refused this token: the next request gets another one. */
+void etcd_auth_refused(struct etcd *etcd, unsigned endpoint, uint64_t number);
+/* Codes by which etcd may say that it wants another token. Of those of an invalid argument only the texts tell "no
+ * user" and "revision of auth store is old" from other complaints, hence a new token is tried on all of them, once. */
+bool etcd_auth_is_refusal(int code);
 
 /* --- etcd_get.c: a prefix --------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,8 @@
 /* One request and its repetitions.
  *
+ * With a user, an attempt first waits for the endpoint's token (etcd_auth.c); one whose token is refused, which etcd
+ * does before anything else, is sent again with another, once.
+ *
  * An attempt that certainly sent nothing (no connection) goes on at the next endpoint at once, each endpoint once.
  * An attempt with an unknown outcome is repeated, after a pause and within ETCD_BUDGET_MS, only if the caller says that
  * repeating does no harm. An answer that is certain, good or bad, ends the call. */
@@ -12,14 +15,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LOGIN_SLACK_MS = 50 };
+
 struct etcd_call {
     struct etcd_call *prev, *next; /* in etcd->calls */
     struct etcd *etcd;
     struct etcd_call_spec spec;
     struct etcd_text body;
     struct http_request http;
-    uv_timer_t timer; /* the pause before the next attempt */
+    uv_timer_t timer; /* the pause before the next attempt, or the longest wait for a token */
     bool sending;     /* http is the client's */
+    struct etcd_auth_wait wait;
+    bool waiting;          /* for a token */
+    bool token_wanted;     /* whatever spec.token says: the request was refused without */
+    bool token_refused;    /* once at this endpoint: not again */
+    uint64_t token_number; /* of the token sent, 0: none */
     bool finished;
     bool canceled;
     int broken; /* why no attempt could be started, or 0 */
@@ -40,18 +50,23 @@ int etcd_url(const struct etcd *etcd, unsigned endpoint, const char *path, char 
     return bytes > 0 && bytes < ETCD_URL_MAX ? 0 : OTR_INVALID;
 }
 
-void etcd_headers_init(struct etcd_headers *headers, uint32_t timeout_ms)
+void etcd_headers_init(struct etcd_headers *headers, uint32_t timeout_ms, const char *token)
 {
-    *headers = (struct etcd_headers){.list = {
-                                         "Content-Type: application/json",
-                                         /* A member without leader says so at once instead of hanging for 7 s. */
-                                         "Grpc-Metadata-hasleader: true",
-                                     }};
+    unsigned count = 0;
+
+    headers->list[count++] = "Content-Type: application/json";
+    /* A member without leader says so at once instead of hanging for 7 s. */
+    headers->list[count++] = "Grpc-Metadata-hasleader: true";
     if (timeout_ms != 0) {
         /* The server gives up first, so that its answer, which tells more than silence, still arrives. */
         snprintf(headers->timeout, sizeof headers->timeout, "Grpc-Timeout: %" PRIu32 "m", timeout_ms - timeout_ms / 4);
-        headers->list[2] = headers->timeout;
+        headers->list[count++] = headers->timeout;
     }
+    if (token != NULL && token[0] != '\0') { /* An empty one would be refused even where none is needed. */
+        snprintf(headers->authorization, sizeof headers->authorization, "Authorization: %s", token);
+        headers->list[count++] = headers->authorization;
+    }
+    headers->list[count] = NULL;
 }
 
 static void on_call_closed(uv_handle_t *handle)
@@ -71,6 +86,7 @@ static void call_finish(struct etcd_call *call, struct etcd_reply *reply)
     reply->sent_before = call->sent_before;
     reply->sent_ms = call->sent_ms;
     call->finished = true;
+    etcd_auth_wait_stop(&call->wait);
     if (call->prev != NULL) {
         call->prev->next = call->next;
     } else {
@@ -92,17 +108,24 @@ static void call_finish_status(struct etcd_call *call, int status)
     }
     call_finish(call, &(struct etcd_reply){
                           .status = status,
+                          .code = ETCD_CODE_NONE,
                           .certain = status != OTR_CANCELED && !call->sent_before,
                           .msg = &msg,
                       });
 }
 
+static void call_not_identified(struct etcd_call *call, int status, struct otr_errmsg *msg);
+
 static void on_call_timer(uv_timer_t *timer)
 {
     struct etcd_call *call = timer->data;
+    struct otr_errmsg msg;
 
     if (call->canceled) {
         call_finish_status(call, OTR_CANCELED);
+    } else if (call->waiting) {
+        otr_errmsg_set(&msg, "etcd: %s: no answer to the login", call->etcd->endpoints[call->endpoint]);
+        call_not_identified(call, OTR_UNREACHABLE, &msg);
     } else if (call->spec.path == NULL || call->broken != 0) {
         call_finish_status(call, call->broken);
     } else {
@@ -128,6 +151,7 @@ static bool call_again(struct etcd_call *call, const struct etcd_reply *reply, b
         return false;
     }
     call->endpoint = etcd_endpoint_next(etcd, call->endpoint);
+    call->token_refused = false;
     uv_timer_start(&call->timer, on_call_timer, pause_ms, 0);
     return true;
 }
@@ -137,15 +161,23 @@ static cJSON *call_read(const struct http_response *response, struct etcd_reply 
 {
     cJSON *json = cJSON_ParseWithLength(response->body, response->body_bytes);
     const char *text;
-    int code = etcd_error_code(json, &text);
 
-    if (code != ETCD_CODE_NONE) {
-        reply->status = etcd_code_status(code, &reply->certain);
-        otr_errmsg_set(reply->msg, "%s (code %d, HTTP %ld)", text, code, response->status);
+    reply->code = etcd_error_code(json, &text);
+    if (reply->code != ETCD_CODE_NONE) {
+        reply->status = etcd_code_status(reply->code, &reply->certain);
+        otr_errmsg_set(reply->msg, "%s (code %d, HTTP %ld)", text, reply->code, response->status);
+        if (etcd_error_wants_user(reply->code, text)) {
+            reply->status = OTR_DENIED;
+        }
     } else if (response->status == 200 && cJSON_IsObject(json)) {
         reply->json = json;
         reply->header = etcd_json_object(json, "header");
         return json;
+    } else if (strstr(response->body, "CommonName of client") != NULL) { /* Text/plain, also for a login. */
+        reply->status = OTR_DENIED;
+        reply->certain = true;
+        otr_errmsg_set(reply->msg, "etcd's JSON gateway refuses client certificates with a common name (CN) while "
+                                   "authentication is on: use one whose subject has none");
     } else if (response->status >= 400 && response->status < 500) {
         reply->status = OTR_UNSUPPORTED;
         reply->certain = true;
@@ -159,13 +191,82 @@ static cJSON *call_read(const struct http_response *response, struct etcd_reply 
     return NULL;
 }
 
+/* --- who we are ------------------------------------------------------------------------------------------------- */
+
+/* No token: nothing was sent. */
+static void call_not_identified(struct etcd_call *call, int status, struct otr_errmsg *msg)
+{
+    struct etcd_reply reply = {.status = status, .code = ETCD_CODE_NONE, .certain = true, .msg = msg};
+
+    call->waiting = false;
+    etcd_auth_wait_stop(&call->wait);
+    if (call->canceled) {
+        call_finish_status(call, OTR_CANCELED);
+    } else if (!call_again(call, &reply, false)) {
+        reply.certain = !call->sent_before;
+        call_finish(call, &reply);
+    }
+}
+
+static void on_call_identified(void *data, int status, struct otr_errmsg *msg)
+{
+    struct etcd_call *call = data;
+
+    uv_timer_stop(&call->timer);
+    if (status != 0 || call->canceled) {
+        call_not_identified(call, status, msg);
+        return;
+    }
+    call->waiting = false;
+    call_attempt(call);
+}
+
+/* Whether the request was refused for its token, and then sends it with another. */
+static bool call_identify_anew(struct etcd_call *call, const struct etcd_reply *reply)
+{
+    struct etcd *etcd = call->etcd;
+
+    if (etcd->user == NULL || call->spec.token == ETCD_TOKEN_NONE || !etcd_auth_is_refusal(reply->code) ||
+        call->token_refused || clock_now_ms() >= call->deadline_ms) {
+        return false;
+    }
+    etcd_auth_refused(etcd, call->endpoint, call->token_number);
+    call->token_refused = true;
+    call->token_wanted = true;
+    call_attempt(call);
+    return true;
+}
+
+/* Returns whether it waits for a token. On an error nothing else happens: *rv. */
+static bool call_waits(struct etcd_call *call, uint32_t timeout_ms, int *rv)
+{
+    struct etcd *etcd = call->etcd;
+
+    *rv = 0;
+    if (!etcd_auth_missing(etcd, call->endpoint) || call->spec.token == ETCD_TOKEN_NONE ||
+        (call->spec.token == ETCD_TOKEN_OPTIONAL && !call->token_wanted)) {
+        return false;
+    }
+    call->wait.done = on_call_identified;
+    call->wait.data = call;
+    *rv = etcd_auth_wait_start(etcd, call->endpoint, &call->wait);
+    call->waiting = *rv == 0;
+    if (call->waiting) {
+        /* A login gives up by itself after the same time, and knows better why. */
+        uv_timer_start(&call->timer, on_call_timer, timeout_ms + LOGIN_SLACK_MS, 0);
+    }
+    return call->waiting;
+}
+
+/* --- attempts --------------------------------------------------------------------------------------------------- */
+
 static void call_attempt_done(struct http_request *req, int status, const struct http_response *response,
                               const struct otr_errmsg *http_msg)
 {
     struct etcd_call *call = req->data;
     struct etcd *etcd = call->etcd;
     struct otr_errmsg msg = *http_msg;
-    struct etcd_reply reply = {.status = status, .certain = !response->sent, .msg = &msg};
+    struct etcd_reply reply = {.status = status, .code = ETCD_CODE_NONE, .certain = !response->sent, .msg = &msg};
     cJSON *json = NULL;
 
     call->sending = false;
@@ -177,6 +278,9 @@ static void call_attempt_done(struct http_request *req, int status, const struct
         json = call_read(response, &reply);
     }
     if (reply.status != 0) {
+        if (call_identify_anew(call, &reply)) {
+            return;
+        }
         if (status == 0) {
             otr_errmsg_wrap(&msg, "%s", etcd->endpoints[call->endpoint]);
         }
@@ -192,16 +296,31 @@ static void call_attempt_done(struct http_request *req, int status, const struct
     cJSON_Delete(json);
 }
 
+/* With a budget of its own the last attempt must not outlast it. */
+static uint32_t attempt_timeout_ms(const struct etcd_call *call)
+{
+    uint32_t timeout_ms = call->spec.timeout_ms != 0 ? call->spec.timeout_ms : call->etcd->request_timeout_ms;
+    uint64_t now_ms = clock_now_ms();
+    uint64_t left_ms = call->deadline_ms > now_ms ? call->deadline_ms - now_ms : 1;
+
+    return call->spec.budget_ms != 0 && left_ms < timeout_ms ? (uint32_t)left_ms : timeout_ms;
+}
+
 static void call_attempt(struct etcd_call *call)
 {
     struct etcd *etcd = call->etcd;
-    uint32_t timeout_ms = call->spec.timeout_ms != 0 ? call->spec.timeout_ms : etcd->request_timeout_ms;
+    uint32_t timeout_ms = attempt_timeout_ms(call);
+    const struct etcd_token *token = &etcd->tokens[call->endpoint];
     struct etcd_headers headers;
     char url[ETCD_URL_MAX];
     int rv;
 
-    etcd_headers_init(&headers, timeout_ms);
-    rv = etcd_url(etcd, call->endpoint, call->spec.path, url);
+    if (call_waits(call, timeout_ms, &rv)) {
+        return;
+    }
+    call->token_number = token->text != NULL ? token->number : 0;
+    etcd_headers_init(&headers, timeout_ms, call->spec.token != ETCD_TOKEN_NONE ? token->text : NULL);
+    rv = rv != 0 ? rv : etcd_url(etcd, call->endpoint, call->spec.path, url);
     if (rv == 0) {
         call->http = (struct http_request){
             .method = "POST",
@@ -238,7 +357,7 @@ int etcd_call_start(struct etcd *etcd, const struct etcd_call_spec *spec, struct
     c->body = *body;
     *body = (struct etcd_text){0};
     c->endpoint = spec->endpoint == ETCD_ENDPOINT_ANY ? etcd->endpoint : (unsigned)spec->endpoint;
-    c->deadline_ms = clock_now_ms() + ETCD_BUDGET_MS;
+    c->deadline_ms = clock_now_ms() + (spec->budget_ms != 0 ? spec->budget_ms : ETCD_BUDGET_MS);
     uv_timer_init(etcd->loop, &c->timer);
     c->timer.data = c;
     c->next = etcd->calls;

@@ -211,6 +211,11 @@ int etcd_error_code(const cJSON *json, const char **message)
                                                                                              : ETCD_CODE_NONE;
 }
 
+bool etcd_error_wants_user(int code, const char *message)
+{
+    return code == ETCD_CODE_INVALID_ARGUMENT && strstr(message, "user name is empty") != NULL;
+}
+
 int etcd_code_status(int code, bool *certain)
 {
     *certain = true;

@@ -55,6 +55,10 @@ const cJSON *etcd_json_object(const cJSON *object, const char *name);
  * NULL). Otherwise ETCD_CODE_NONE. An error without a sensible code is ETCD_CODE_UNAVAILABLE. */
 int etcd_error_code(const cJSON *json, const char **message);
 
+/* Whether the complaint is that nobody said who asks. Only the text tells it from other invalid arguments; it decides
+ * the words of an error, nothing else. */
+bool etcd_error_wants_user(int code, const char *message);
+
 /* Our code for one of gRPC. *certain says whether etcd did certainly nothing. */
 int etcd_code_status(int code, bool *certain);
 

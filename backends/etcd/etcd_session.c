@@ -261,6 +261,7 @@ static void session_attempt(struct etcd_session *session)
         .lane = ETCD_LANE_SESSION,
         .endpoint = (int)session->endpoint,
         .timeout_ms = attempt_ms(session),
+        .token = granting ? ETCD_TOKEN_REQUIRED : ETCD_TOKEN_OPTIONAL,
         .done = session_call_done,
         .data = session,
     };
@@ -374,6 +375,10 @@ static int revoke_start(struct etcd *etcd, uint64_t lease, bool mine, struct otr
 
     if (revoke == NULL) {
         return OTR_NOMEM;
+    }
+    if (mine) { /* Somebody is stopping: one frozen member, and one more try elsewhere; else the TTL ends it. */
+        spec.budget_ms = ETCD_CLOSE_MS;
+        spec.timeout_ms = ETCD_CLOSE_MS / 2;
     }
     *revoke = (struct revoke){.req = req, .cb = cb, .mine = mine};
     spec.data = revoke;

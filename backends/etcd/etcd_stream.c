@@ -97,13 +97,18 @@ static int events_read(struct etcd_stream *stream, const cJSON *result, const cJ
 static int canceled_read(struct etcd_stream *stream, const cJSON *result, uint64_t identity)
 {
     const char *reason = etcd_json_text(result, "cancel_reason");
+    enum etcd_stream_item_type type = ETCD_STREAM_BROKEN;
 
     if (etcd_json_u64(result, "compact_revision") != 0) {
         return emit(stream, ETCD_STREAM_GONE, 0, identity, "history is compacted");
     }
     /* The one place where etcd gives no code. */
-    return emit(stream, strstr(reason, "PermissionDenied") != NULL ? ETCD_STREAM_DENIED : ETCD_STREAM_BROKEN, 0,
-                identity, reason[0] != '\0' ? reason : "canceled without a reason");
+    if (strstr(reason, "PermissionDenied") != NULL) {
+        type = ETCD_STREAM_DENIED;
+    } else if (strstr(reason, "Unauthenticated") != NULL || strstr(reason, "InvalidArgument") != NULL) {
+        type = ETCD_STREAM_REFUSED;
+    }
+    return emit(stream, type, 0, identity, reason[0] != '\0' ? reason : "canceled without a reason");
 }
 
 static int error_read(struct etcd_stream *stream, int code, const char *text)
@@ -111,10 +116,11 @@ static int error_read(struct etcd_stream *stream, int code, const char *text)
     switch (code) {
     case ETCD_CODE_OUT_OF_RANGE:
         return emit(stream, ETCD_STREAM_GONE, 0, 0, text);
-    case ETCD_CODE_INVALID_ARGUMENT: /* Authentication is on, and we did not say who we are. */
     case ETCD_CODE_PERMISSION_DENIED:
-    case ETCD_CODE_UNAUTHENTICATED:
         return emit(stream, ETCD_STREAM_DENIED, 0, 0, text);
+    case ETCD_CODE_INVALID_ARGUMENT: /* Authentication is on, and we did not say who we are. */
+    case ETCD_CODE_UNAUTHENTICATED:
+        return emit(stream, ETCD_STREAM_REFUSED, 0, 0, text);
     default:
         return emit(stream, ETCD_STREAM_BROKEN, 0, 0, text);
     }

@@ -13,6 +13,7 @@ enum etcd_stream_item_type {
     ETCD_STREAM_PROGRESS,    /* nothing happened up to `revision` */
     ETCD_STREAM_GONE,        /* history is compacted, or more than we want to hold: read everything instead */
     ETCD_STREAM_DENIED,      /* not allowed, `text` */
+    ETCD_STREAM_REFUSED,     /* who we are was not said, or not accepted, `text` */
     ETCD_STREAM_BROKEN,      /* ended or unusable, `text`: connect again */
 };
 struct etcd_stream_item {
@@ -43,7 +44,7 @@ struct etcd_stream {
 };
 
 void etcd_stream_init(struct etcd_stream *stream, etcd_stream_cb cb, void *data);
-/* 0, or what the callback returned. After that, and after GONE, DENIED or BROKEN, nothing more may be fed. */
+/* 0, or what the callback returned. After that, and after GONE, DENIED, REFUSED or BROKEN, nothing more may be fed. */
 int etcd_stream_feed(struct etcd_stream *stream, const char *data, size_t bytes);
 /* The end of the answer: a last line without newline counts. */
 int etcd_stream_end(struct etcd_stream *stream);

@@ -13,6 +13,9 @@
  * History compacted, another cluster, or a fallen revision (PROTOCOL D4): resync, which reads the prefix and delivers
  * all of it.
  *
+ * With a user, CONNECTING begins with waiting for a token. One that the stream refuses is replaced; so is, once, one
+ * with which it says "permission denied", for older versions (before 3.4.14 or so) say that of an expired one.
+ *
  *   CONNECTING --created--> STREAMING
  *   CONNECTING, STREAMING --failure--> BREAKING --transfer ended--> PAUSED
  *   PAUSED --pause over--> CONNECTING, or READING when a resync is wanted
@@ -54,6 +57,10 @@ struct etcd_watch {
     unsigned endpoint;
     uint32_t backoff_ms;
     struct http_request http; /* the transfer */
+    struct etcd_auth_wait wait;
+    uint64_t token_number; /* of the token sent, 0: none */
+    bool denied;           /* with the token before this one */
+    bool at_once;          /* the next attempt needs no pause */
     struct etcd_stream stream;
     uv_timer_t timer; /* CONNECTING: created too late; PAUSED: the pause */
     uv_timer_t probe_timer;
@@ -94,6 +101,7 @@ static void transfer_stop(struct etcd_watch *watch)
     if (watch->probe != NULL) {
         etcd_call_cancel(watch->probe);
     }
+    etcd_auth_wait_stop(&watch->wait);
     if (watch->http.internal != NULL) {
         http_client_cancel(watch->etcd->http, &watch->http);
     }
@@ -185,13 +193,20 @@ static void watch_retry(struct etcd_watch *watch)
     report_silence(watch);
 }
 
-/* Ends the transfer for watch->why; stream_done goes on from there. */
+/* Ends the transfer for watch->why; stream_done goes on from there, or we do when it waits for a token still. */
 static void watch_break(struct etcd_watch *watch)
 {
+    bool waiting = watch->wait.token != NULL;
+
     if (watch->state == CONNECTING || watch->state == STREAMING) {
         watch->state = BREAKING;
         uv_timer_stop(&watch->timer);
         transfer_stop(watch);
+        if (waiting && watch->resync_wanted) {
+            watch_pause(watch, 0);
+        } else if (waiting) {
+            watch_retry(watch);
+        }
     }
 }
 
@@ -310,6 +325,22 @@ static int on_events(struct etcd_watch *watch, const struct etcd_stream_item *it
     return 0;
 }
 
+static int on_denied(struct etcd_watch *watch, const struct etcd_stream_item *item)
+{
+    bool refused = item->type == ETCD_STREAM_REFUSED;
+
+    otr_errmsg_set(&watch->why, "etcd: watch %s: %s", watch->prefix, item->text);
+    if (watch->etcd->user == NULL || (!refused && watch->denied)) {
+        watch_final(watch, OTR_DENIED, &watch->why);
+        return 1;
+    }
+    etcd_auth_refused(watch->etcd, watch->endpoint, watch->token_number);
+    watch->at_once = !watch->denied; /* A second refusal in a row waits. */
+    watch->denied = true;
+    watch_break(watch);
+    return 1;
+}
+
 static int on_stream_item(void *data, const struct etcd_stream_item *item)
 {
     struct etcd_watch *watch = data;
@@ -321,6 +352,7 @@ static int on_stream_item(void *data, const struct etcd_stream_item *item)
     switch (item->type) {
     case ETCD_STREAM_CREATED:
         watch->state = STREAMING;
+        watch->denied = false;
         watch->probe_misses = 0;
         watch->behind_revision = 0;
         uv_timer_stop(&watch->timer);
@@ -337,9 +369,8 @@ static int on_stream_item(void *data, const struct etcd_stream_item *item)
         watch->resync_wanted = true;
         break;
     case ETCD_STREAM_DENIED:
-        otr_errmsg_set(&watch->why, "etcd: watch %s: %s", watch->prefix, item->text);
-        watch_final(watch, OTR_DENIED, &watch->why);
-        return 1;
+    case ETCD_STREAM_REFUSED:
+        return on_denied(watch, item);
     case ETCD_STREAM_BROKEN:
         break;
     }
@@ -370,7 +401,8 @@ static void stream_done(struct http_request *req, int status, const struct http_
         watch->state = BREAKING;
         uv_timer_stop(&watch->timer);
         transfer_stop(watch);
-        if (watch->resync_wanted) {
+        if (watch->resync_wanted || watch->at_once) {
+            watch->at_once = false;
             watch_pause(watch, 0);
         } else {
             watch_retry(watch);
@@ -379,17 +411,55 @@ static void stream_done(struct http_request *req, int status, const struct http_
     watch_release(watch);
 }
 
+static void watch_connect(struct etcd_watch *watch);
+
+static void on_watch_identified(void *data, int status, struct otr_errmsg *msg)
+{
+    struct etcd_watch *watch = data;
+
+    if (status == 0) {
+        watch_connect(watch);
+        return;
+    }
+    watch->why = *msg;
+    uv_timer_stop(&watch->timer);
+    watch_retry(watch);
+}
+
+/* Returns whether it has to wait for a token. */
+static bool watch_waits(struct etcd_watch *watch)
+{
+    if (!etcd_auth_missing(watch->etcd, watch->endpoint)) {
+        return false;
+    }
+    watch->wait.done = on_watch_identified;
+    watch->wait.data = watch;
+    if (etcd_auth_wait_start(watch->etcd, watch->endpoint, &watch->wait) != 0) {
+        otr_errmsg_set(&watch->why, "etcd: watch: %s", otr_strerror(OTR_NOMEM));
+        watch_retry(watch);
+        return true;
+    }
+    watch->state = CONNECTING;
+    uv_timer_start(&watch->timer, on_watch_timer, CREATED_MS, 0);
+    return true;
+}
+
 static void watch_connect(struct etcd_watch *watch)
 {
+    const struct etcd_token *token = &watch->etcd->tokens[watch->endpoint];
     struct etcd_text body = {0};
     const struct etcd_text from_start = {0};
     struct etcd_headers headers;
     char url[ETCD_URL_MAX];
     int rv;
 
+    if (watch_waits(watch)) {
+        return;
+    }
     etcd_stream_close(&watch->stream);
     etcd_stream_init(&watch->stream, on_stream_item, watch);
-    etcd_headers_init(&headers, 0);
+    watch->token_number = token->text != NULL ? token->number : 0;
+    etcd_headers_init(&headers, 0, token->text);
     etcd_text_add(&body, "{\"create_request\":{");
     etcd_text_add_range(&body, watch->prefix, &from_start);
     /* 0 would mean "from now". */
@@ -446,9 +516,9 @@ static void read_done(void *data, int status, const struct otr_get_result *resul
 
     watch->get = NULL;
     if (!watch->stopped) {
-        if (status == OTR_DENIED) {
+        if (status == OTR_DENIED && !etcd_auth_missing(watch->etcd, watch->etcd->endpoint)) {
             watch_final(watch, OTR_DENIED, msg);
-        } else if (status != 0) {
+        } else if (status != 0) { /* Also a password that was refused. */
             watch->why = *msg;
             watch->resync_wanted = true;
             watch_retry(watch);

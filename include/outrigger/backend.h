@@ -30,11 +30,13 @@ enum {
 struct otr_backend_config {
     struct uv_loop_s *loop;
     const char *endpoints; /* "URL,URL,..."; tried in turn */
-    const char *user;      /* NULL: none */
+    const char *user;      /* NULL: none. Otherwise a password, or a file with one */
     const char *password;
+    const char *password_file; /* first line; read anew each time that the coordinator asks who we are */
+    /* Files are read anew when they have changed, by the connections made from then on. */
     const char *ca_file; /* NULL: plain HTTP or the system's CAs */
     const char *cert_file;
-    const char *key_file;
+    const char *key_file;        /* NULL: in cert_file */
     uint32_t request_timeout_ms; /* 0: the backend's own default (etcd 2000) */
 };
 
@@ -87,7 +89,8 @@ struct otr_watch {
     void *internal;
 };
 /* Events come in the order of their revisions, each once, whatever happens to connections. An event with status != 0
- * (event is NULL) is final: OTR_DENIED, OTR_CANCELED (by close); the watch is then stopped and the caller's. */
+ * (event is NULL) is final: OTR_DENIED (no permission for the prefix), OTR_CANCELED (by close); the watch is then
+ * stopped and the caller's. A password that is refused is not final, it may be just being changed: SILENT says so. */
 typedef void (*otr_watch_cb)(struct otr_watch *watch, int status, const struct otr_watch_event *event,
                              const struct otr_errmsg *msg);
 
@@ -154,7 +157,7 @@ struct otr_txn_req {
 /* status: 0 (all done, `revision` is that of every changed key); OTR_CONFLICT (a compare failed; nothing was done);
  * OTR_SESSION (my session is dead; nothing was done); OTR_DENIED, OTR_INVALID, OTR_TOOBIG, OTR_NOSPACE (nothing was
  * done); OTR_UNREACHABLE (never sent; nothing was done); OTR_UNKNOWN (sent, no certain answer); OTR_CANCELED (as
- * UNKNOWN). The backend never repeats a transaction by itself. */
+ * UNKNOWN). The backend never repeats a transaction by itself unless it was certainly refused, for who we are. */
 typedef void (*otr_txn_cb)(struct otr_txn_req *req, int status, uint64_t revision, const struct otr_errmsg *msg);
 
 /* --- services ----------------------------------------------------------------------------------------------------- */
@@ -178,7 +181,9 @@ struct otr_backend_ops {
      * here. On success *backend is the backend's until close's callback. */
     int (*open)(struct otr_backend **backend, const struct otr_backend_config *config, struct otr_errmsg *msg);
     int (*session_open)(struct otr_backend *b, struct otr_session *s, uint32_t ttl_ms, otr_session_cb cb);
-    /* Ends my session and with it its keys; no further reports after `cb`. status 0 also when it was already gone. */
+    /* Ends my session and with it its keys; no further reports after `cb`. status 0 also when it was already gone.
+     * `cb` comes within about a second: a coordinator that has not answered by then (OTR_UNKNOWN, OTR_UNREACHABLE)
+     * ends the session with its TTL. */
     int (*session_close)(struct otr_backend *b, struct otr_session *s, struct otr_simple_req *req, otr_simple_cb cb);
     /* Ends another's session. */
     int (*session_revoke)(struct otr_backend *b, const char *id, struct otr_simple_req *req, otr_simple_cb cb);

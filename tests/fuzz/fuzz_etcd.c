@@ -28,7 +28,7 @@ static int on_item(void *data, const struct etcd_stream_item *item)
         revision = item->events[i].revision;
         log_kv(log, &item->events[i].kv);
     }
-    return item->type == ETCD_STREAM_GONE || item->type == ETCD_STREAM_DENIED || item->type == ETCD_STREAM_BROKEN;
+    return item->type == ETCD_STREAM_GONE || item->type >= ETCD_STREAM_DENIED;
 }
 
 static struct fuzz_log stream(const uint8_t *data, size_t bytes, bool whole)

@@ -14,7 +14,7 @@ struct seen {
 
 static int on_item(void *data, const struct etcd_stream_item *item)
 {
-    static const char *const names[] = {"", "created", "events", "progress", "gone", "denied", "broken"};
+    static const char *const names[] = {"", "created", "events", "progress", "gone", "denied", "refused", "broken"};
     struct seen *seen = data;
     size_t used = strlen(seen->text);
 
@@ -104,6 +104,9 @@ Test(etcd_stream, canceled_and_denied)
     expect("{\"result\":{" HEADER ",\"created\":true,\"canceled\":true,\"watch_id\":\"-1\","
            "\"cancel_reason\":\"rpc error: code = PermissionDenied desc = etcdserver: permission denied\"}}\n",
            "denied; ");
+    expect("{\"result\":{" HEADER ",\"canceled\":true,\"cancel_reason\":\"rpc error: code = Unauthenticated desc = "
+           "etcdserver: invalid auth token\"}}\n",
+           "refused; ");
     expect("{\"result\":{" HEADER ",\"canceled\":true}}\n", "broken; ");
 }
 
@@ -114,9 +117,9 @@ Test(etcd_stream, errors)
            "broken; ");
     expect("{\"error\":{\"code\":14, \"message\":\"no leader\"}}\n", "broken; ");
     expect("{\"error\":{\"code\":7, \"message\":\"denied\"}}\n", "denied; ");
-    expect("{\"error\":{\"code\":16, \"message\":\"token\"}}\n", "denied; ");
+    expect("{\"error\":{\"code\":16, \"message\":\"token\"}}\n", "refused; ");
     expect("{\"error\":{\"code\":11, \"message\":\"compacted\"}}\n", "gone; ");
-    expect("{\"error\":\"no user\",\"message\":\"no user\",\"code\":3}", "denied; ");
+    expect("{\"error\":\"no user\",\"message\":\"no user\",\"code\":3}", "refused; ");
 }
 
 Test(etcd_stream, garbage)
