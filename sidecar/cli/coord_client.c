@@ -16,6 +16,10 @@ int coord_client_open(struct coord_client *c, struct loop *loop, const struct co
         otr_errmsg_set(msg, "there is no backend \"%s\"; this version has: etcd", settings->backend);
         return OTR_INVALID;
     }
+    rv = coord_access_apply(&settings->access, &config, msg);
+    if (rv != 0) {
+        return rv;
+    }
     rv = c->ops->open(&c->backend, &config, msg);
     if (rv != 0) {
         otr_errmsg_wrap(msg, "--endpoints %s", settings->endpoints);

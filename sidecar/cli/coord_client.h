@@ -4,6 +4,7 @@
 #define OUTRIGGER_CLI_COORD_CLIENT_H
 
 #include "outrigger/backend.h"
+#include "sidecar/cli/coord_access.h"
 #include "sidecar/cli/loop.h"
 #include "sidecar/core/topology.h"
 
@@ -19,16 +20,16 @@ struct coord_client_settings {
     const char *cluster;
     const char *backend;
     const char *endpoints;
+    struct coord_access access;
 };
 
 /* Their entries in a command's table of options. NOLINTBEGIN(bugprone-macro-parentheses): offsetof takes none. */
 #define COORD_CLIENT_OPTIONS(type, member)                                                                              \
     {"cluster", OPTION_NAME, offsetof(type, member.cluster), "NAME", "outrigger", false, 0, 0, "the cluster's name"},   \
         {"backend", OPTION_TEXT, offsetof(type, member.backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"}, \
-    {                                                                                                                   \
-        "endpoints", OPTION_TEXT, offsetof(type, member.endpoints), "URL,URL", "http://127.0.0.1:2379", false, 0, 0,    \
-            "where the coordinator is"                                                                                  \
-    }
+        {"endpoints", OPTION_TEXT, offsetof(type, member.endpoints), "URL,URL", "http://127.0.0.1:2379", false,         \
+         0,           0,           "where the coordinator is"},                                                         \
+        COORD_ACCESS_OPTIONS(type, member.access)
 /* NOLINTEND(bugprone-macro-parentheses) */
 
 int coord_client_open(struct coord_client *c, struct loop *loop, const struct coord_client_settings *settings,

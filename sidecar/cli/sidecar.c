@@ -5,6 +5,7 @@
 #include "sidecar/cli/sidecar.h"
 
 #include "sidecar/api/api.h"
+#include "sidecar/cli/coord_access.h"
 #include "sidecar/io/log.h"
 #include "sidecar/node/node.h"
 
@@ -23,6 +24,7 @@ struct settings {
     const char *advertise;
     const char *backend;
     const char *endpoints;
+    struct coord_access coordinator;
     const char *engine;
     const char *engine_url;
     const char *data;
@@ -46,6 +48,7 @@ static const struct option options[] = {
     {"backend", OPTION_TEXT, OPTION(backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"},
     {"endpoints", OPTION_TEXT, OPTION(endpoints), "URL,URL", "http://127.0.0.1:2379", false, 0, 0,
      "where the coordinator is"},
+    COORD_ACCESS_OPTIONS(struct settings, coordinator),
     {"engine", OPTION_TEXT, OPTION(engine), "NAME", "ruvector", false, 0, 0, "the vector engine: ruvector"},
     {"engine-url", OPTION_TEXT, OPTION(engine_url), "URL", "http://127.0.0.1:6333", false, 0, 0,
      "where the engine is; it need not run yet"},
@@ -250,7 +253,8 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
                                     .metrics_open = s->metrics_open};
     int rv;
 
-    rv = advertised(s, &s->listen, &config.client, msg);
+    rv = coord_access_apply(&s->coordinator, &config.backend_config, msg);
+    rv = rv != 0 ? rv : advertised(s, &s->listen, &config.client, msg);
     rv = rv != 0 ? rv : advertised(s, &s->peer_listen, &config.peer, msg);
     rv = rv != 0 ? rv : node_new(&d->node, &config, msg);
     if (rv != 0) {
