@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define OTR_VERSION "0.1.0"
+
 enum {
     OTR_NAME_MAX = 63,            /* bytes of a node's, cluster's or collection's name; [A-Za-z0-9][A-Za-z0-9_.-]* */
     OTR_REPLICAS_MAX = 7,         /* replicas of a shard, learners included */

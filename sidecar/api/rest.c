@@ -95,12 +95,13 @@ static const struct {
     int status;
     const char *code;
 } errors[] = {
-    {OTR_INVALID, 400, "invalid"},        {OTR_UNSUPPORTED, 400, "unsupported"}, {OTR_NOTFOUND, 404, "not_found"},
-    {OTR_EXISTS, 409, "exists"},          {OTR_TOOBIG, 413, "too_large"},        {OTR_BUSY, 429, "busy"},
-    {OTR_NOSPACE, 507, "no_space"},       {OTR_UNKNOWN, 503, "outcome_unknown"}, {OTR_TIMEOUT, 503, "timeout"},
-    {OTR_UNAVAIL, 503, "unavailable"},    {OTR_NOTPRIMARY, 503, "unavailable"},  {OTR_FENCED, 503, "unavailable"},
-    {OTR_SESSION, 503, "unavailable"},    {OTR_UNREACHABLE, 503, "unavailable"}, {OTR_FEW, 503, "few_in_sync"},
-    {OTR_CANCELED, 503, "shutting_down"}, {OTR_NOMEM, 503, "out_of_memory"},     {OTR_CORRUPT, 500, "corrupt"},
+    {OTR_INVALID, 400, "invalid"},    {OTR_UNSUPPORTED, 400, "unsupported"}, {OTR_NOTFOUND, 404, "not_found"},
+    {OTR_EXISTS, 409, "exists"},      {OTR_CONFLICT, 409, "conflict"},       {OTR_TOOBIG, 413, "too_large"},
+    {OTR_BUSY, 429, "busy"},          {OTR_NOSPACE, 507, "no_space"},        {OTR_UNKNOWN, 503, "outcome_unknown"},
+    {OTR_TIMEOUT, 503, "timeout"},    {OTR_UNAVAIL, 503, "unavailable"},     {OTR_NOTPRIMARY, 503, "unavailable"},
+    {OTR_FENCED, 503, "unavailable"}, {OTR_SESSION, 503, "unavailable"},     {OTR_UNREACHABLE, 503, "unavailable"},
+    {OTR_FEW, 503, "few_in_sync"},    {OTR_CANCELED, 503, "shutting_down"},  {OTR_NOMEM, 503, "out_of_memory"},
+    {OTR_CORRUPT, 500, "corrupt"},
 };
 
 void rest_error_more(struct rest_request *r, int err, const char *message, const char *applied, const char *headers,
@@ -326,6 +327,8 @@ static const struct route routes[] = {
     {"GET", {"healthz"}, rest_healthz, NO_CONSISTENCY, TOKEN_NONE},
     {"GET", {"readyz"}, rest_readyz, NO_CONSISTENCY, TOKEN_NONE},
     {"GET", {"cluster"}, rest_cluster, NO_CONSISTENCY, TOKEN_READ},
+    {"GET", {"cluster", "stats"}, rest_stats, NO_CONSISTENCY, TOKEN_READ},
+    {"POST", {"cluster", "shards", "*", "failover"}, rest_failover, NO_CONSISTENCY, TOKEN_ADMIN},
     {"GET", {"metrics"}, rest_metrics, NO_CONSISTENCY, TOKEN_READ},
     {"GET", {"collections"}, rest_collection_list, NO_CONSISTENCY, TOKEN_READ},
     {"POST", {"collections"}, rest_collection_create, NO_CONSISTENCY, TOKEN_WRITE},

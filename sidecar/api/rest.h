@@ -5,7 +5,8 @@
  *   rest_access.c       who may call what
  *   rest_collections.c  collections made, listed, described, deleted
  *   rest_points.c       put, get, delete, search
- *   rest_status.c       /healthz, /readyz, /cluster
+ *   rest_status.c       /healthz, /readyz, /cluster, /cluster/stats
+ *   rest_admin.c        what operators do to the cluster
  *   rest_metrics.c      /metrics
  *
  * A request is answered exactly once; what was started for it (door, coordinator, thread pool) may end later, so it
@@ -136,6 +137,8 @@ void rest_point_delete(struct rest_request *r);
 void rest_healthz(struct rest_request *r);
 void rest_readyz(struct rest_request *r);
 void rest_cluster(struct rest_request *r);
+void rest_stats(struct rest_request *r);
+void rest_failover(struct rest_request *r);
 void rest_metrics(struct rest_request *r);
 
 /* The method and path of a route, "*" for what a client chooses; false: there is none of that number. */

@@ -1,5 +1,6 @@
 #include "sidecar/api/json_print.h"
 #include "sidecar/api/rest.h"
+#include "sidecar/io/process.h"
 
 void rest_healthz(struct rest_request *r)
 {
@@ -160,13 +161,14 @@ static void print_collections(struct text *t, struct node *n)
     text_puts(t, "]");
 }
 
+static const char *const roles[] = {[REPLICA_IDLE] = "idle",
+                                    [REPLICA_FOLLOWER] = "follower",
+                                    [REPLICA_CANDIDATE] = "candidate",
+                                    [REPLICA_TAKEOVER] = "takeover",
+                                    [REPLICA_PRIMARY] = "primary"};
+
 static void print_self(struct text *t, struct node *n)
 {
-    static const char *const roles[] = {[REPLICA_IDLE] = "idle",
-                                        [REPLICA_FOLLOWER] = "follower",
-                                        [REPLICA_CANDIDATE] = "candidate",
-                                        [REPLICA_TAKEOVER] = "takeover",
-                                        [REPLICA_PRIMARY] = "primary"};
     bool any = false;
 
     /* An incarnation needs all 64 bits, which a JSON number does not give every reader. */
@@ -207,5 +209,56 @@ void rest_cluster(struct rest_request *r)
     text_puts(&body, ",");
     print_self(&body, n);
     text_puts(&body, "}\n");
+    rest_reply(r, 200, NULL, &body);
+}
+
+/* --- GET /cluster/stats ------------------------------------------------------------------------------------------- */
+
+static void print_shard_stats(struct text *t, struct node *n, bool first, const struct replica_status *s,
+                              otr_shard shard)
+{
+    uint64_t applied = node_shard_applied(n, shard);
+    uint64_t stored = 0;
+    uint64_t points = 0;
+
+    (void)node_shard_stored(n, shard, &stored, &points);
+    text_printf(t,
+                "%s{\"id\":%u,\"role\":\"%s\",\"in_sync\":%s,\"epoch\":%llu,\"last\":%llu,\"committed\":%llu,"
+                "\"engine_lag\":%llu,\"points\":%llu}",
+                first ? "" : ",", shard, roles[s->role], s->in_sync ? "true" : "false", (unsigned long long)s->epoch,
+                (unsigned long long)s->last.index, (unsigned long long)s->committed_index,
+                (unsigned long long)(stored > applied ? stored - applied : 0), (unsigned long long)points);
+}
+
+/* This node as `outrigger cluster list-nodes --with-stats` shows it. */
+void rest_stats(struct rest_request *r)
+{
+    struct node *n = r->api->node;
+    struct process_metrics process;
+    struct node_stats stats;
+    struct text body;
+    bool first = true;
+
+    process_metrics_read(&process);
+    node_stats(n, &stats);
+    text_init(&body, REST_ANSWER_MAX);
+    text_puts(&body, "{\"node\":");
+    print_text(&body, node_name(n));
+    text_printf(&body,
+                ",\"version\":\"%s\",\"uptime_s\":%.1f,\"stopping\":%s,\"engine\":\"%s\",\"coordinator\":\"%s\","
+                "\"disk_full\":%s,\"journal_bytes\":%llu,\"memory_bytes\":%llu,\"shards\":[",
+                OTR_VERSION, (double)stats.uptime_ms / 1000, stats.leaving ? "true" : "false",
+                stats.engine_up ? "up" : "down", stats.coordinator_reachable ? "reachable" : "unreachable",
+                stats.disk_full ? "true" : "false", (unsigned long long)stats.journal_bytes,
+                (unsigned long long)process.resident_memory_bytes);
+    for (otr_shard shard = 0; shard < topology_shards_count(node_topology(n)); shard++) {
+        struct replica_status s;
+
+        if (node_shard_status(n, shard, &s)) {
+            print_shard_stats(&body, n, first, &s, shard);
+            first = false;
+        }
+    }
+    text_puts(&body, "]}\n");
     rest_reply(r, 200, NULL, &body);
 }

@@ -239,13 +239,13 @@ static int start(struct dev *d, struct otr_errmsg *msg)
 /* --- stopping -------------------------------------------------------------------------------------------------------
  */
 
-static void stop_group(struct dev *d, struct dev_process **group, size_t count, uint32_t timeout_ms)
+static void stop_group(struct dev *d, struct dev_process **group, size_t count, int number, uint32_t timeout_ms)
 {
     uint64_t deadline_ms = clock_now_ms() + timeout_ms;
     bool killed = false;
 
     for (size_t i = 0; i < count; i++) {
-        dev_process_kill(group[i], SIGTERM);
+        dev_process_kill(group[i], number);
     }
     for (;;) {
         uint64_t now_ms = clock_now_ms();
@@ -273,8 +273,9 @@ static void stop(struct dev *d)
     char path[PATH_MAX + 16];
 
     uv_timer_stop(&d->restart);
-    stop_group(d, all, d->plan.shape.nodes, STOP_SIDECARS_MS);
-    stop_group(d, all + d->plan.shape.nodes, count - d->plan.shape.nodes, STOP_OTHERS_MS);
+    /* SIGQUIT: handing over to one another would be pointless now. */
+    stop_group(d, all, d->plan.shape.nodes, SIGQUIT, STOP_SIDECARS_MS);
+    stop_group(d, all + d->plan.shape.nodes, count - d->plan.shape.nodes, SIGTERM, STOP_OTHERS_MS);
     snprintf(path, sizeof path, "%s/dev.json", d->plan.path);
     unlink(path);
 }

@@ -9,8 +9,6 @@
 
 #include <stdio.h>
 
-#define VERSION "0.1.0"
-
 static const struct command *const commands[] = {
     &dev_command,
     &load_command,
@@ -171,7 +169,7 @@ int main(int argc, char **argv)
         return help(argc - 2, argv + 2);
     }
     if (strcmp(argv[1], "version") == 0 || strcmp(argv[1], "--version") == 0) {
-        printf("outrigger %s\n", VERSION);
+        printf("outrigger %s\n", OTR_VERSION);
         return EXIT_OK;
     }
     if (strcmp(argv[1], "exec-child") == 0) {

@@ -1,6 +1,8 @@
-/* Happy path: settings, addresses, data directory, node, API, loop. SIGTERM or SIGINT: the API answers what is under
+/* Happy path: settings, addresses, data directory, node, API, loop. SIGTERM or SIGINT: the node hands its shards over
+ * and leaves the in-sync sets while the API still serves (and says that it is not ready), the API answers what is under
  * way and closes, then the node (it ends its session, so that others need not wait for it), the loop runs empty, exit
- * 0. A second signal ends the process at once. What only stopping can answer (on_fatal) goes the same way with exit 1.
+ * 0. SIGQUIT: the same without handing over, for when the whole cluster stops. A second signal ends the process at
+ * once. What only stopping can answer (on_fatal) closes at once, with exit 1.
  */
 #include "sidecar/cli/sidecar.h"
 
@@ -31,6 +33,7 @@ struct settings {
     const char *zone;
     uint32_t session_ttl_ms;
     uint32_t request_timeout_ms;
+    uint32_t handoff_timeout_ms;
     const char *tokens;
     bool metrics_open;
     const char *log_level;
@@ -62,6 +65,8 @@ static const struct option options[] = {
      "who may call: lines that 'outrigger token' writes; read again when it changes (default: everybody)"},
     {"metrics-open", OPTION_FLAG, OPTION(metrics_open), "", NULL, false, 0, 0,
      "with --tokens: /metrics needs none even so"},
+    {"handoff-timeout", OPTION_MS, OPTION(handoff_timeout_ms), "TIME", "2s", false, 1, 3600000,
+     "how long a sidecar that stops tries to hand its shards over"},
     {"log-level", OPTION_TEXT, OPTION(log_level), "LEVEL", "info", false, 0, 0, "error, warn, info or debug"},
 };
 
@@ -149,12 +154,17 @@ static void raise_descriptors(void)
 
 /* --- the process -------------------------------------------------------------------------------------------------- */
 
+/* What is under way when the shards are gone has so long; requests are rarely longer. */
+enum { FINISH_MS = 1000 };
+
 struct daemon {
     uv_loop_t loop;
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sigquit;
+    uint32_t handoff_timeout_ms;
     struct node *node;
     struct api *api;
-    bool stopping;
+    bool stopping; /* asked to */
+    bool closing;  /* no longer serving */
     bool failed;
 };
 
@@ -165,6 +175,7 @@ static void on_node_closed(void *data)
     d->node = NULL;
     uv_close((uv_handle_t *)&d->sigterm, NULL);
     uv_close((uv_handle_t *)&d->sigint, NULL);
+    uv_close((uv_handle_t *)&d->sigquit, NULL);
 }
 
 static void on_api_closed(void *data)
@@ -175,9 +186,25 @@ static void on_api_closed(void *data)
     node_close(d->node, on_node_closed, d);
 }
 
+/* The shards are with others, or the time is over. */
+static void on_left(void *data)
+{
+    struct daemon *d = data;
+
+    if (!d->closing) {
+        d->closing = true;
+        api_finish(d->api, FINISH_MS, on_api_closed, d);
+    }
+}
+
+/* At once, or behind what is closing already. */
 static void stop(struct daemon *d)
 {
     d->stopping = true;
+    if (d->closing) {
+        return;
+    }
+    d->closing = true;
     if (d->api != NULL) {
         api_close(d->api, on_api_closed, d);
     } else {
@@ -194,7 +221,13 @@ static void on_signal(uv_signal_t *handle, int number)
         _exit(EXIT_FAILED);
     }
     log_info("", "stop: %s", strsignal(number));
-    stop(d);
+    if (number == SIGQUIT || d->api == NULL) {
+        stop(d);
+        return;
+    }
+    d->stopping = true;
+    api_leave(d->api);
+    node_leave(d->node, d->handoff_timeout_ms, on_left, d);
 }
 
 static void on_fatal(void *data, const char *why)
@@ -203,7 +236,7 @@ static void on_fatal(void *data, const char *why)
 
     log_error("", "stop: %s", why);
     d->failed = true;
-    if (!d->stopping && d->node != NULL) {
+    if (!d->closing && d->node != NULL) {
         stop(d);
     }
 }
@@ -215,10 +248,13 @@ static int daemon_init(struct daemon *d, struct otr_errmsg *msg)
     rv = uv_loop_init(&d->loop);
     rv = rv != 0 ? rv : uv_signal_init(&d->loop, &d->sigterm);
     rv = rv != 0 ? rv : uv_signal_init(&d->loop, &d->sigint);
+    rv = rv != 0 ? rv : uv_signal_init(&d->loop, &d->sigquit);
     d->sigterm.data = d;
     d->sigint.data = d;
+    d->sigquit.data = d;
     rv = rv != 0 ? rv : uv_signal_start(&d->sigterm, on_signal, SIGTERM);
     rv = rv != 0 ? rv : uv_signal_start(&d->sigint, on_signal, SIGINT);
+    rv = rv != 0 ? rv : uv_signal_start(&d->sigquit, on_signal, SIGQUIT);
     if (rv != 0) {
         otr_errmsg_set(msg, "cannot start an event loop: %s", uv_strerror(rv));
         return OTR_IO;
@@ -260,6 +296,7 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
     if (rv != 0) {
         uv_close((uv_handle_t *)&d->sigterm, NULL);
         uv_close((uv_handle_t *)&d->sigint, NULL);
+        uv_close((uv_handle_t *)&d->sigquit, NULL);
         return rv;
     }
     api_config.node = d->node;
@@ -297,7 +334,7 @@ static int check(struct settings *s, struct otr_errmsg *msg)
 
 static int serve(const struct settings *s, struct otr_errmsg *msg)
 {
-    struct daemon d = {.failed = false};
+    struct daemon d = {.handoff_timeout_ms = s->handoff_timeout_ms};
     int rv;
 
     signal(SIGPIPE, SIG_IGN);
@@ -352,7 +389,8 @@ const struct command sidecar_command = {
     .about = "serves one node of a cluster, beside its vector engine.\n\n"
              "Runs in the foreground and logs to standard error. Any sidecar answers clients for the whole cluster.\n"
              "Neither the engine nor the coordinator needs to be there at the start: the sidecar waits for them, and\n"
-             "for 'outrigger cluster init'. SIGTERM stops it in order; a second one at once.",
+             "for 'outrigger cluster init'. SIGTERM hands its shards over and stops in order; a second\n"
+             "signal stops it at once. SIGQUIT stops in order without handing over, for the end of the whole cluster.",
     .examples = "  outrigger sidecar --node node-1 --data /var/lib/outrigger --endpoints http://10.0.0.5:2379 \\\n"
                 "      --listen 10.0.0.1:7700 --peer-listen 10.0.0.1:7701 --engine-url http://127.0.0.1:6333\n"
                 "  OUTRIGGER_NODE=node-1 outrigger sidecar --config /etc/outrigger.yaml\n"

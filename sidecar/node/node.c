@@ -95,6 +95,33 @@ uint64_t node_shard_applied(struct node *n, otr_shard shard)
     return s != NULL ? feeder_applied(s->feeder) : 0;
 }
 
+void node_stats(struct node *n, struct node_stats *stats)
+{
+    struct journal_stats journal;
+
+    journal_stats(n->journal, &journal);
+    *stats = (struct node_stats){
+        .uptime_ms = clock_now_ms() - n->started_ms,
+        .leaving = n->leave.leaving,
+        .engine_up = n->engine_status.up,
+        .coordinator_reachable = coordinator_reachable(n),
+        .disk_full = n->disk_full,
+        .journal_bytes = journal.bytes,
+    };
+}
+
+bool node_shard_stored(struct node *n, otr_shard shard, uint64_t *stored, uint64_t *points)
+{
+    struct shard *s = node_shard(n, shard);
+
+    if (s == NULL) {
+        return false;
+    }
+    *stored = s->stored;
+    *points = store_count_all(s->store);
+    return true;
+}
+
 /* Our own replica may know of a newer primary than the coordinator's watch has shown. */
 otr_node node_primary(struct node *n, otr_shard shard)
 {

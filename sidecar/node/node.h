@@ -64,6 +64,18 @@ bool node_ready(struct node *n, struct otr_errmsg *why);
 bool node_shard_status(struct node *n, otr_shard shard, struct replica_status *status);
 /* Entries up to it are in the engine. */
 uint64_t node_shard_applied(struct node *n, otr_shard shard);
+/* What operators look at first. */
+struct node_stats {
+    uint64_t uptime_ms;
+    bool leaving;
+    bool engine_up;
+    bool coordinator_reachable;
+    bool disk_full;
+    uint64_t journal_bytes;
+};
+void node_stats(struct node *n, struct node_stats *stats);
+/* Entries stored here, live points among them; false when we have no replica. */
+bool node_shard_stored(struct node *n, otr_shard shard, uint64_t *stored, uint64_t *points);
 /* The link to a peer, NULL when there is none (or it is ourselves). */
 struct peer_link *node_link(struct node *n, otr_node peer);
 /* Fires (later) when topology, roles or links changed: whoever waits for a primary looks again. One call, one callback.

@@ -423,6 +423,18 @@ uint64_t node_shard_applied(struct node *n, otr_shard shard)
     return n->w->index[shard];
 }
 
+void node_stats(struct node *n, struct node_stats *stats)
+{
+    *stats = (struct node_stats){.uptime_ms = 1500, .engine_up = n->w->ready, .journal_bytes = 4096};
+}
+
+bool node_shard_stored(struct node *n, otr_shard shard, uint64_t *stored, uint64_t *points)
+{
+    *stored = n->w->index[shard];
+    *points = n->w->store_count;
+    return shard < FAKE_SHARDS;
+}
+
 struct peer_link *node_link(struct node *n, otr_node peer)
 {
     return peer == n->number || peer > FAKE_NODES || peer == 0 ? NULL : &n->w->links[n->number][peer];

@@ -149,6 +149,8 @@ static const struct call {
     {"GET", "/healthz", TOKEN_NONE, false},
     {"GET", "/readyz", TOKEN_NONE, false},
     {"GET", "/cluster", TOKEN_READ, false},
+    {"GET", "/cluster/stats", TOKEN_READ, false},
+    {"POST", "/cluster/shards/*/failover", TOKEN_ADMIN, true},
     {"GET", "/metrics", TOKEN_READ, false},
     {"GET", "/collections", TOKEN_READ, false},
     {"POST", "/collections", TOKEN_WRITE, false},
