@@ -1,14 +1,13 @@
-/* status, list-nodes and health: one view, three ways to show it. */
+/* status and health: one view, two ways to show it. */
 #include "sidecar/cli/cluster.h"
+#include "sidecar/cli/cluster_nodes.h"
 #include "sidecar/cli/cluster_view.h"
+#include "sidecar/cli/table.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-enum { CELL_MAX = 600, COLUMNS_MAX = 8 };
 
 struct settings {
     struct cluster_view_settings view;
@@ -19,31 +18,6 @@ static const struct option options[] = {
     CLUSTER_VIEW_OPTIONS(struct settings, view),
     {"json", OPTION_FLAG, offsetof(struct settings, json), NULL, NULL, false, 0, 0, "print JSON"},
 };
-
-/* --- the order of nodes ------------------------------------------------------------------------------------------- */
-
-/* node-2 before node-10: digits compare as numbers. */
-static int compare_names(const char *a, const char *b)
-{
-    return strverscmp(a, b);
-}
-
-/* The nodes in the order in which they are shown. */
-static uint32_t *sorted(const struct cluster_view *v)
-{
-    uint32_t *order = calloc(v->nodes_count + 1, sizeof *order);
-
-    for (uint32_t i = 0; order != NULL && i < v->nodes_count; i++) {
-        uint32_t at = i;
-
-        while (at > 0 && compare_names(v->nodes[order[at - 1]].name, v->nodes[i].name) > 0) {
-            order[at] = order[at - 1];
-            at--;
-        }
-        order[at] = i;
-    }
-    return order;
-}
 
 /* --- JSON --------------------------------------------------------------------------------------------------------- */
 
@@ -75,48 +49,6 @@ static cJSON *json_shard(const struct cluster_view *v, const struct cluster_view
     return json;
 }
 
-static void add_address(cJSON *json, const char *name, const char *address)
-{
-    cJSON_AddItemToObject(json, name, address[0] != '\0' ? cJSON_CreateString(address) : cJSON_CreateNull());
-}
-
-static cJSON *json_node(const struct cluster_view *v, const struct cluster_view_node *n)
-{
-    cJSON *json = cJSON_CreateObject();
-    cJSON *committed;
-    char shard[16];
-
-    cJSON_AddStringToObject(json, "id", n->name);
-    cJSON_AddStringToObject(json, "state", n->draining ? "draining" : "active");
-    cJSON_AddBoolToObject(json, "live", n->live);
-    add_address(json, "client", n->client);
-    add_address(json, "peer", n->peer);
-    cJSON_AddNumberToObject(json, "shards", n->shards);
-    cJSON_AddNumberToObject(json, "primaries", n->primaries);
-    if (n->answered) {
-        committed = cJSON_AddObjectToObject(json, "committed");
-        for (uint32_t i = 0; i < v->shards_count; i++) {
-            if (n->own[i].known) {
-                snprintf(shard, sizeof shard, "%u", v->shards[i].id);
-                cJSON_AddNumberToObject(committed, shard, (double)n->own[i].committed);
-            }
-        }
-    }
-    return json;
-}
-
-static cJSON *json_nodes(const struct cluster_view *v, const uint32_t *order)
-{
-    cJSON *list = cJSON_CreateArray();
-
-    for (uint32_t i = 0; i < v->nodes_count; i++) {
-        if (v->nodes[order[i]].known) {
-            cJSON_AddItemToArray(list, json_node(v, &v->nodes[order[i]]));
-        }
-    }
-    return list;
-}
-
 static void print_json(cJSON *json)
 {
     char *text = cJSON_PrintUnformatted(json);
@@ -128,56 +60,14 @@ static void print_json(cJSON *json)
 
 /* --- tables ------------------------------------------------------------------------------------------------------- */
 
-/* Texts, row by row; printed when all widths are known. */
-struct table {
-    char (*cells)[CELL_MAX];
-    uint32_t cells_count, columns, room;
-};
-
-static void table_cell(struct table *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void table_cell(struct table *t, const char *format, ...)
-{
-    va_list args;
-
-    if (t->cells_count == t->room) {
-        uint32_t room = t->room != 0 ? 2 * t->room : 64;
-        char(*grown)[CELL_MAX] = realloc(t->cells, room * sizeof *grown);
-
-        if (grown == NULL) {
-            return;
-        }
-        t->cells = grown;
-        t->room = room;
-    }
-    va_start(args, format);
-    vsnprintf(t->cells[t->cells_count++], CELL_MAX, format, args);
-    va_end(args);
-}
-
-static void table_print(struct table *t)
-{
-    int widths[COLUMNS_MAX] = {0};
-
-    for (uint32_t i = 0; i < t->cells_count; i++) {
-        int bytes = (int)strlen(t->cells[i]);
-
-        widths[i % t->columns] = bytes > widths[i % t->columns] ? bytes : widths[i % t->columns];
-    }
-    for (uint32_t i = 0; i < t->cells_count; i++) {
-        bool last = (i + 1) % t->columns == 0;
-
-        printf("%-*s%s", last ? 0 : widths[i % t->columns], t->cells[i], last ? "\n" : "  ");
-    }
-    free(t->cells);
-}
-
-static void print_in_sync(char out[CELL_MAX], const struct cluster_view *v, const struct cluster_view_shard *s)
+static void print_in_sync(char out[TABLE_CELL_MAX], const struct cluster_view *v, const struct cluster_view_shard *s)
 {
     size_t used = 0;
 
     out[0] = '\0';
-    for (uint32_t i = 0; i < s->in_sync_count && used < CELL_MAX; i++) {
-        used += (size_t)snprintf(out + used, CELL_MAX - used, "%s%s", i == 0 ? "" : " ", v->nodes[s->in_sync[i]].name);
+    for (uint32_t i = 0; i < s->in_sync_count && used < TABLE_CELL_MAX; i++) {
+        used += (size_t)snprintf(out + used, TABLE_CELL_MAX - used, "%s%s", i == 0 ? "" : " ",
+                                 v->nodes[s->in_sync[i]].name);
     }
 }
 
@@ -192,23 +82,23 @@ static bool is_in_sync(const struct cluster_view_shard *s, int node)
 }
 
 /* "node-3 (120 behind)", "node-3 (silent)" */
-static void print_learners(char out[CELL_MAX], const struct cluster_view *v, const struct cluster_view_shard *s)
+static void print_learners(char out[TABLE_CELL_MAX], const struct cluster_view *v, const struct cluster_view_shard *s)
 {
     uint32_t number = (uint32_t)(s - v->shards);
     size_t used = 0;
 
-    snprintf(out, CELL_MAX, "-");
-    for (uint32_t i = 0; i < s->replicas_count && used < CELL_MAX; i++) {
+    snprintf(out, TABLE_CELL_MAX, "-");
+    for (uint32_t i = 0; i < s->replicas_count && used < TABLE_CELL_MAX; i++) {
         const struct cluster_view_node *n = &v->nodes[s->replicas[i]];
 
         if (is_in_sync(s, s->replicas[i])) {
             continue;
         }
         if (n->answered && n->own[number].known && s->index_known) {
-            used += (size_t)snprintf(out + used, CELL_MAX - used, "%s%s (%" PRIu64 " behind)", used > 0 ? " " : "",
-                                     n->name, s->index - n->own[number].committed);
+            used += (size_t)snprintf(out + used, TABLE_CELL_MAX - used, "%s%s (%" PRIu64 " behind)",
+                                     used > 0 ? " " : "", n->name, s->index - n->own[number].committed);
         } else {
-            used += (size_t)snprintf(out + used, CELL_MAX - used, "%s%s (silent)", used > 0 ? " " : "", n->name);
+            used += (size_t)snprintf(out + used, TABLE_CELL_MAX - used, "%s%s (silent)", used > 0 ? " " : "", n->name);
         }
     }
 }
@@ -232,8 +122,8 @@ static uint32_t print_problems(const struct cluster_view *v, FILE *out)
 static void print_table(const struct cluster_view *v)
 {
     struct table t = {.columns = 7};
-    char in_sync[CELL_MAX];
-    char learners[CELL_MAX];
+    char in_sync[TABLE_CELL_MAX];
+    char learners[TABLE_CELL_MAX];
     uint32_t known = 0;
     uint32_t live = 0;
 
@@ -275,31 +165,6 @@ static void print_table(const struct cluster_view *v)
     }
 }
 
-static void print_nodes(const struct cluster_view *v, const uint32_t *order)
-{
-    static const char *const titles[] = {"NODE", "STATE", "LIVE", "CLIENT", "PEER", "SHARDS", "PRIMARIES"};
-    struct table t = {.columns = 7};
-
-    for (size_t i = 0; i < t.columns; i++) {
-        table_cell(&t, "%s", titles[i]);
-    }
-    for (uint32_t i = 0; i < v->nodes_count; i++) {
-        const struct cluster_view_node *n = &v->nodes[order[i]];
-
-        if (!n->known) {
-            continue;
-        }
-        table_cell(&t, "%s", n->name);
-        table_cell(&t, "%s", n->draining ? "draining" : "active");
-        table_cell(&t, "%s", n->live ? "yes" : "no");
-        table_cell(&t, "%s", n->client[0] != '\0' ? n->client : "-");
-        table_cell(&t, "%s", n->peer[0] != '\0' ? n->peer : "-");
-        table_cell(&t, "%u", n->shards);
-        table_cell(&t, "%u", n->primaries);
-    }
-    table_print(&t);
-}
-
 /* --- the commands ------------------------------------------------------------------------------------------------- */
 
 static int show_status(const struct cluster_view *v, const uint32_t *order, bool json)
@@ -317,22 +182,7 @@ static int show_status(const struct cluster_view *v, const uint32_t *order, bool
     for (uint32_t i = 0; i < v->shards_count; i++) {
         cJSON_AddItemToArray(shards, json_shard(v, &v->shards[i]));
     }
-    cJSON_AddItemToObject(all, "nodes", json_nodes(v, order));
-    print_json(all);
-    return EXIT_OK;
-}
-
-static int show_nodes(const struct cluster_view *v, const uint32_t *order, bool json)
-{
-    cJSON *all;
-
-    if (!json) {
-        print_nodes(v, order);
-        return EXIT_OK;
-    }
-    all = cJSON_CreateObject();
-    cJSON_AddStringToObject(all, "cluster", v->cluster);
-    cJSON_AddItemToObject(all, "nodes", json_nodes(v, order));
+    cJSON_AddItemToObject(all, "nodes", cluster_nodes_json(v, order, NULL));
     print_json(all);
     return EXIT_OK;
 }
@@ -397,7 +247,7 @@ static int run(const struct command *command, int argc, char **argv,
         if (view.note.text[0] != '\0') {
             fprintf(stderr, "outrigger %s: %s\n", command->name, view.note.text);
         }
-        order = sorted(&view);
+        order = cluster_nodes_order(&view);
         exit_code = order != NULL ? show(&view, order, s.json) : EXIT_FAILED;
         free(order);
     } else {
@@ -411,11 +261,6 @@ static int run(const struct command *command, int argc, char **argv,
 static int run_status(const struct command *command, int argc, char **argv)
 {
     return run(command, argc, argv, show_status);
-}
-
-static int run_nodes(const struct command *command, int argc, char **argv)
-{
-    return run(command, argc, argv, show_nodes);
 }
 
 static int run_health(const struct command *command, int argc, char **argv)
@@ -434,15 +279,6 @@ const struct command cluster_status_command = {
     .options = options,
     .options_count = sizeof options / sizeof options[0],
     .run = run_status,
-};
-
-const struct command cluster_list_nodes_command = {
-    .name = "cluster list-nodes",
-    .about = "shows every node: whether it is live, its addresses, how many shards it holds and leads.",
-    .examples = "  outrigger cluster list-nodes --sidecar http://10.0.0.1:7700\n",
-    .options = options,
-    .options_count = sizeof options / sizeof options[0],
-    .run = run_nodes,
 };
 
 const struct command cluster_health_command = {

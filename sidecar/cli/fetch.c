@@ -77,7 +77,14 @@ void fetch_all(struct fetch_client *f, struct fetch *fetches, size_t count, uint
         fetch->http_status = 0;
         fetch->body = NULL;
         fetch->request = (struct http_request){
-            .method = "GET", .url = fetch->url, .headers = f->headers, .timeout_ms = timeout_ms, .data = fetch};
+            .method = fetch->method != NULL ? fetch->method : "GET",
+            .url = fetch->url,
+            .headers = f->headers,
+            .body = fetch->send,
+            .body_bytes = fetch->send != NULL ? strlen(fetch->send) : 0,
+            .timeout_ms = timeout_ms,
+            .data = fetch,
+        };
         fetch->status = http_client_start(f->http, &fetch->request, request_done);
         if (fetch->status != 0) {
             otr_errmsg_set(&fetch->msg, "%s: %s", fetch->url, otr_strerror(fetch->status));

@@ -1,4 +1,5 @@
-/* HTTP GETs as commands use them: several at once, waited for together. All carry the user's token, if there is one. */
+/* HTTP calls as commands use them: several at once, waited for together. All carry the user's token, if there is one.
+ */
 #ifndef OUTRIGGER_CLI_FETCH_H
 #define OUTRIGGER_CLI_FETCH_H
 
@@ -6,7 +7,9 @@
 #include "sidecar/cli/loop.h"
 
 struct fetch {
-    char url[512]; /* the caller's */
+    char url[512];      /* the caller's; so is what follows */
+    const char *method; /* NULL: GET */
+    const char *send;   /* a JSON body, NULL: none; lent until the answer */
     void *data;
     int status;       /* as http_done_cb */
     long http_status; /* 0: no answer */

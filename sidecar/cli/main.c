@@ -16,6 +16,7 @@ static const struct command *const commands[] = {
     &cluster_status_command,
     &cluster_list_nodes_command,
     &cluster_health_command,
+    &cluster_failover_command,
     &sidecar_command,
     &token_command,
     &certs_ca_command,
@@ -36,6 +37,7 @@ static void print_usage(FILE *out)
                  "  cluster status      shards, their primaries and replicas\n"
                  "  cluster list-nodes  nodes, their addresses and loads\n"
                  "  cluster health      exit code 0 when every shard can be written\n"
+                 "  cluster failover    changes the primary of a shard, in order\n"
                  "  certs ca            makes a certificate authority for a cluster\n"
                  "  certs node          makes or renews a node's certificate\n"
                  "  certs client        makes or renews a client's certificate\n"
@@ -56,7 +58,8 @@ static const struct group {
     {"cluster", "  init        creates a cluster's settings and shards, once\n"
                 "  status      shards, their primaries and replicas\n"
                 "  list-nodes  nodes, their addresses and loads\n"
-                "  health      exit code 0 when every shard can be written\n"},
+                "  health      exit code 0 when every shard can be written\n"
+                "  failover    changes the primary of a shard, in order\n"},
     {"certs", "  ca          makes a certificate authority for a cluster\n"
               "  node        makes or renews a node's certificate\n"
               "  client      makes or renews a client's certificate\n"
