@@ -140,6 +140,7 @@ UNIT_LDFLAGS_core := $(UNIT_LDFLAGS_log)
 TESTLIB_node := fake_backend fake_engine fake_store
 TESTLIB_cli := fake_backend fake_store temp_dir
 TESTLIB_io := http_stub temp_dir test_certs
+TESTLIB_peer := temp_dir test_certs
 TESTLIB_ruvector := ruvector_server
 TESTLIB_etcd := http_stub
 
