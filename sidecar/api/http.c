@@ -4,6 +4,8 @@
 #include <assert.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum {
     BACKLOG = 511,
@@ -108,21 +110,16 @@ static void on_sweep(uv_timer_t *timer)
     }
 }
 
-static void on_connection(uv_stream_t *stream, int status)
+static struct http_conn *conn_new(struct http_server *s)
 {
-    struct http_server *s = stream->data;
-    struct http_conn *c;
+    struct http_conn *c = calloc(1, sizeof *c);
 
-    if (status != 0 || s->retired) {
-        return;
-    }
-    c = calloc(1, sizeof *c);
     if (c == NULL) {
-        return; /* It stays in the backlog. */
+        return NULL;
     }
     if (uv_tcp_init(s->config.loop, &c->tcp) != 0) {
         free(c);
-        return;
+        return NULL;
     }
     c->s = s;
     c->tcp.data = c;
@@ -139,8 +136,15 @@ static void on_connection(uv_stream_t *stream, int status)
     http_guard_init(&c->guard);
     http_conn_enter(
         c, HTTP_CONN_HEAD); /* The first request is due: an idle one is only kept when it was asked something. */
-    if (uv_accept(stream, (uv_stream_t *)&c->tcp) != 0 ||
-        s->conns_count > s->config.connections_max + REFUSED_CONNECTIONS_MAX) {
+    return c;
+}
+
+/* rv: of accepting it. */
+static void conn_begin(struct http_conn *c, int rv)
+{
+    struct http_server *s = c->s;
+
+    if (rv != 0 || s->conns_count > s->config.connections_max + REFUSED_CONNECTIONS_MAX) {
         http_conn_close(c);
         return;
     }
@@ -151,6 +155,40 @@ static void on_connection(uv_stream_t *stream, int status)
         return;
     }
     http_conn_read(c);
+}
+
+static void on_connection(uv_stream_t *stream, int status)
+{
+    struct http_server *s = stream->data;
+    struct http_conn *c;
+
+    if (status != 0 || s->retired) {
+        return;
+    }
+    c = conn_new(s);
+    if (c != NULL) { /* else it stays in the backlog */
+        conn_begin(c, uv_accept(stream, (uv_stream_t *)&c->tcp));
+    }
+}
+
+/* The kernel has taken connections that the loop has not seen yet: closing the listener would reset them. */
+static void accept_waiting(struct http_server *s)
+{
+    uv_os_fd_t listener;
+    struct http_conn *c;
+    int fd;
+
+    if (uv_fileno((uv_handle_t *)&s->listener, &listener) != 0) {
+        return;
+    }
+    while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        c = conn_new(s);
+        if (c == NULL) {
+            close(fd);
+            return;
+        }
+        conn_begin(c, uv_tcp_open(&c->tcp, fd));
+    }
 }
 
 /* --- the server --------------------------------------------------------------------------------------------------- */
@@ -261,17 +299,19 @@ void http_server_leave(struct http_server *s)
 
 void http_server_retire(struct http_server *s)
 {
+    uint64_t now_ms = clock_now_ms();
     struct http_conn *next;
 
     if (s->retired) {
         return;
     }
     http_server_leave(s);
+    accept_waiting(s);
     s->retired = true;
     uv_close((uv_handle_t *)&s->listener, on_listener_closed);
     for (struct http_conn *c = s->conns; c != NULL; c = next) {
         next = c->next;
-        if (c->state == HTTP_CONN_IDLE) {
+        if (c->state == HTTP_CONN_IDLE && now_ms - c->since_ms >= HTTP_FRESH_MS) {
             http_conn_close(c);
         }
     }
@@ -282,8 +322,10 @@ bool http_server_busy(const struct http_server *s)
     uint64_t now_ms = clock_now_ms();
 
     for (const struct http_conn *c = s->conns; c != NULL; c = c->next) {
-        if ((c->state == HTTP_CONN_HEAD && (c->head_used != 0 || now_ms - c->since_ms < HTTP_FRESH_MS)) ||
-            c->state == HTTP_CONN_BODY || c->state == HTTP_CONN_HANDLING || c->state == HTTP_CONN_WRITING) {
+        bool waits = c->state == HTTP_CONN_IDLE || (c->state == HTTP_CONN_HEAD && c->head_used == 0);
+        bool ended = c->state == HTTP_CONN_LINGER || c->state == HTTP_CONN_CLOSED;
+
+        if (!ended && (!waits || now_ms - c->since_ms < HTTP_FRESH_MS)) {
             return true;
         }
     }

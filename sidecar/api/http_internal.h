@@ -28,7 +28,7 @@ enum {
     HTTP_SCRATCH_BYTES = 64 << 10,
     HTTP_LINGER_MS = 2000,
     HTTP_CLOSING_WRITE_MS = 1000,
-    HTTP_FRESH_MS = 100, /* who has just connected may have its request on the way */
+    HTTP_FRESH_MS = 100, /* who has just connected, or was just answered, may have its request on the way */
 };
 
 enum http_conn_state {

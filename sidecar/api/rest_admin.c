@@ -47,25 +47,34 @@ static void failover_done(void *data, const struct door_handoff_result *result)
     rest_reply(r, 200, NULL, &body);
 }
 
-static int read_member(struct json *j, const char *key, struct door_handoff *h)
+static bool key_is(const char *key, size_t bytes, const char *word)
+{
+    return strlen(word) == bytes && memcmp(key, word, bytes) == 0;
+}
+
+static int read_member(struct json *j, const char *key, size_t key_bytes, struct door_handoff *h)
 {
     int64_t number;
     size_t bytes;
     char *text;
     int rv;
 
-    if (strcmp(key, "to_replica") == 0) {
+    if (key_is(key, key_bytes, "to_replica")) {
         rv = json_string(j, &text, &bytes);
-        if (rv == 0 && (bytes > OTR_NAME_MAX || strlen(text) != bytes || !key_name_valid(text))) {
+        if (rv != 0) {
+            return rv;
+        }
+        if (bytes <= OTR_NAME_MAX) {
+            memcpy(h->to, text, bytes);
+            h->to[bytes] = '\0';
+        }
+        if (bytes > OTR_NAME_MAX || strlen(h->to) != bytes || !key_name_valid(h->to)) {
             otr_errmsg_set(j->msg, "to_replica: not the name of a node");
-            rv = OTR_INVALID;
+            return OTR_INVALID;
         }
-        if (rv == 0) {
-            memcpy(h->to, text, bytes + 1);
-        }
-        return rv;
+        return 0;
     }
-    if (strcmp(key, "timeout_ms") == 0) {
+    if (key_is(key, key_bytes, "timeout_ms")) {
         rv = json_integer(j, &number);
         if (rv == 0 && (number < 1 || number > FAILOVER_TIMEOUT_MAX_MS)) {
             otr_errmsg_set(j->msg, "timeout_ms: 1 to %d", FAILOVER_TIMEOUT_MAX_MS);
@@ -76,7 +85,8 @@ static int read_member(struct json *j, const char *key, struct door_handoff *h)
         }
         return rv;
     }
-    otr_errmsg_set(j->msg, "unknown member \"%.40s\"; there are to_replica and timeout_ms", key);
+    otr_errmsg_set(j->msg, "unknown member \"%.*s\"; there are to_replica and timeout_ms",
+                   key_bytes < 40 ? (int)key_bytes : 40, key);
     return OTR_INVALID;
 }
 
@@ -98,7 +108,7 @@ static int read_failover(struct rest_request *r, struct door_handoff *h)
         if (rv != 0 || key == NULL) {
             break;
         }
-        rv = read_member(&j, key, h);
+        rv = read_member(&j, key, bytes, h);
     }
     rv = rv == 0 ? json_end(&j) : rv;
     json_close(&j);

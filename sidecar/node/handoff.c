@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { ASKED_MAX = 100 };
+
 struct handoff {
     struct shard *shard; /* NULL: the node closes */
     struct node *node;
@@ -23,6 +25,7 @@ struct handoff {
     node_handoff_cb cb;
     void *data;
     uint32_t timeout_ms;
+    unsigned asked;       /* times the new primary was asked whether it serves */
     uint64_t refusing_ns; /* since when writes are refused; 0: they are not */
     struct node_handoff_result result;
 };
@@ -45,6 +48,8 @@ static void finish_soon(struct handoff *h)
     later_run(h->node, &h->later, finish);
 }
 
+static int ask_served(struct handoff *h);
+
 static void on_served(void *data, int status, const ProtobufCMessage *message, const struct otr_errmsg *msg)
 {
     const Outrigger__V1__GetReply *reply = (const Outrigger__V1__GetReply *)(const void *)message;
@@ -53,6 +58,8 @@ static void on_served(void *data, int status, const ProtobufCMessage *message, c
     (void)msg;
     if (status == 0 && reply->status == 0) {
         h->result.pause_us = (clock_now_ns() - h->refusing_ns) / 1000;
+    } else if (status == 0 && h->shard != NULL && ++h->asked < ASKED_MAX && ask_served(h) == 0) {
+        return; /* it won, and does not know it yet: the coordinator told us first */
     }
     finish_soon(h);
 }
@@ -87,6 +94,7 @@ void handoff_handed(struct shard *s, const struct replica_action *a)
     h->result.epoch = a->handed.epoch;
     snprintf(h->result.message, sizeof h->result.message, "%s", a->handed.why != NULL ? a->handed.why : "");
     if (a->handed.status == 0 && h->refusing_ns != 0 && !s->node->closing && ask_served(h) == 0) {
+        h->asked = 1;
         return;
     }
     finish_soon(h);
@@ -153,6 +161,11 @@ void handoff_end(struct shard *s)
     struct handoff *h = s->handoff;
 
     if (h != NULL) {
+        s->handoff = NULL;
+        h->shard = NULL;
+        if (h->asked > 0) {
+            return; /* the call under way ends it */
+        }
         h->result.status = OTR_CANCELED;
         snprintf(h->result.message, sizeof h->result.message, "node %s is stopping", s->node->name);
         finish_soon(h);
