@@ -184,6 +184,19 @@ conformance: $(BIN)/conformance $(BUILD)/servers/etcd/.unpacked
 	@rm -rf $(BUILD)/tmp/conformance$(BUILD_SUFFIX) && mkdir -p $(BUILD)/tmp/conformance$(BUILD_SUFFIX)
 	TMPDIR=$(BUILD)/tmp/conformance$(BUILD_SUFFIX) ETCD=$(BUILD)/servers/etcd/usr/bin/etcd $(BIN)/conformance -j4 $(if $(BACKEND),--filter '$(BACKEND)/*')
 
+# --- conformance of engine drivers: the same cases on every engine; ENGINE=fake, ruvector-flat or ruvector-hnsw for one -----
+ENGINES_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance-engines/*.c)) \
+               $(patsubst %,$(OBJ)/tests/lib/%.o,fake_engine http_stub ruvector_server)
+$(eval $(call list,conformance-engines,$(ENGINES_OBJ)))
+$(BIN)/conformance-engines: $(ENGINES_OBJ) $(call libs,ruvector) $(OBJ)/conformance-engines.list
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(ENGINES_OBJ) -Wl,--start-group $(call libs,ruvector) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io) -lm
+.PHONY: conformance-engines
+conformance-engines: $(BIN)/conformance-engines
+	$(Q)scripts/fetch-ruvector.sh >/dev/null
+	$(BIN)/conformance-engines -j2 $(if $(ENGINE),--filter '$(subst -,_,$(ENGINE))/*')
+
 # --- simulator: core and journal on virtual time, without libuv; SEED=n replays one with its whole trace ------------------
 SIM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/simulation/*.c)) $(OBJ)/tests/lib/fake_disk.o
 SEEDS ?= 1-200
@@ -287,7 +300,7 @@ MODULES := engines/ruvector/node/node_modules
 servers: $(BUILD)/servers/etcd/.unpacked
 	$(Q)scripts/fetch-ruvector.sh
 	$(Q)BUILD=$(BUILD) scripts/fetch-promtool.sh
-test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/simulate $(BIN)/canary
+test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/conformance-engines $(BIN)/simulate $(BIN)/canary
 test:
 	$(Q)scripts/install-deps.sh build demo test
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs servers compile_commands.json
@@ -331,6 +344,7 @@ help:
 	@echo "make test          installs what is missing, runs every test (tests/run.py has the list)"
 	@echo "make unit-ROOM     the unit tests of one room: $(UNIT_ROOMS)"
 	@echo "make conformance   coordination backends against real servers; BACKEND=etcd or fake for one"
+	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
 	@echo "make fuzz-NAME     fuzzes one parser for FUZZ_SECONDS (60): $(FUZZ_NAMES); make fuzz: all of them"
