@@ -33,6 +33,8 @@ SUITES = (
         ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
         ("simulation", "test", 240, "$BUILD/bin/simulate --seeds 1-200"),
         ("conformance", "test", 300, "make -s conformance BUILD=$BUILD"),
+        ("conformance-engines", "test", 120, "make -s conformance-engines BUILD=$BUILD"),
+        ("conformance-engines-sanitized", "test", 180, "make -s conformance-engines BUILD=$BUILD SANITIZE=1"),
         ("conformance-sanitized", "test", 400, "make -s conformance BUILD=$BUILD SANITIZE=1"),
         ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
         ("fuzz-replay", "test", 120, "make -s fuzz-replay BUILD=$BUILD"),

@@ -58,8 +58,9 @@ struct transfer {
     struct curl_slist *headers;
     bool attached; /* in the multi handle */
     bool canceled;
-    bool begun; /* curl was about to write the request, or has done so */
-    int failed; /* why one of our callbacks ended the transfer, or 0 */
+    bool begun;      /* curl was about to write the request, or has done so */
+    bool head_whole; /* the empty line behind the response's headers came */
+    int failed;      /* why one of our callbacks ended the transfer, or 0 */
     char *body;
     size_t body_bytes;
     size_t body_room;
@@ -154,6 +155,10 @@ static void transfer_finish(struct transfer *t, CURLcode result)
     long os_errno = 0;
     int status;
 
+    /* curl takes headers that a closed connection cut off for all there are, and a missing body for an empty one. */
+    if (result == CURLE_OK && !t->head_whole) {
+        result = CURLE_PARTIAL_FILE;
+    }
     response.sent = transfer_sent(t);
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &response.status);
     curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &os_errno);
@@ -204,6 +209,19 @@ static int body_append(struct transfer *t, const char *data, size_t bytes)
     t->body_bytes += bytes;
     t->body[t->body_bytes] = '\0';
     return 0;
+}
+
+static size_t on_header(char *line, size_t size, size_t count, void *arg)
+{
+    struct transfer *t = arg;
+    size_t bytes = size * count;
+
+    if (bytes > 0 && (line[0] == '\r' || line[0] == '\n')) {
+        t->head_whole = true;
+    } else if (bytes > 4 && memcmp(line, "HTTP", 4) == 0) {
+        t->head_whole = false; /* what ended was an interim response (1xx) */
+    }
+    return bytes;
 }
 
 static size_t on_body(char *data, size_t size, size_t count, void *arg)
@@ -342,6 +360,8 @@ static int set_options(struct transfer *t, const struct http_client *client)
     ok = ok && curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) == CURLE_OK;
     ok = ok && curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)client->connect_timeout_ms) == CURLE_OK;
     ok = ok && curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)req->timeout_ms) == CURLE_OK;
+    ok = ok && curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK;
+    ok = ok && curl_easy_setopt(e, CURLOPT_HEADERDATA, t) == CURLE_OK;
     ok = ok && curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK;
     ok = ok && curl_easy_setopt(e, CURLOPT_WRITEDATA, t) == CURLE_OK;
     ok = ok && curl_easy_setopt(e, CURLOPT_PREREQFUNCTION, on_request_begins) == CURLE_OK;

@@ -369,6 +369,36 @@ static void serve_garbage(void *data, struct http_stub_conn *conn, const struct 
     http_stub_hang_up(conn);
 }
 
+static size_t head_cut;
+
+/* The first head_cut bytes of an answer whose body is empty: nothing but its end is missing. */
+static void serve_head(void *data, struct http_stub_conn *conn, const struct http_stub_request *req)
+{
+    static const char bytes[] = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 0\r\n\r\n";
+
+    (void)data;
+    (void)req;
+    http_stub_raw(conn, bytes, head_cut < sizeof bytes - 1 ? head_cut : sizeof bytes - 1);
+    http_stub_hang_up(conn);
+}
+
+Test(http_client, a_head_that_is_cut_off_is_no_answer)
+{
+    struct fixture f;
+    struct call call = {0};
+
+    fixture_init(&f);
+    f.serve = serve_head;
+    for (head_cut = 1; head_cut < 68; head_cut++) {
+        perform(&f, &call, "POST");
+        cr_assert(call.status == OTR_PROTO || call.status == OTR_UNREACHABLE, "cut at %zu", head_cut);
+    }
+    head_cut = SIZE_MAX;
+    perform(&f, &call, "POST");
+    cr_assert(call.status == 0, "%s", call.text);
+    fixture_close(&f);
+}
+
 Test(http_client, cut_short_and_garbage)
 {
     struct fixture f;
