@@ -31,7 +31,7 @@ SUITES = (
         ("ruvector-server", "test", 120, "node --test engines/ruvector/node/test/*.test.js"),
         ("peer-interop", "test", 120, "tests/peer-interop/run.sh"),
         ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
-        ("simulation", "test", 240, "$BUILD/bin/simulate --seeds 1-200"),
+        ("simulation", "test", 240, "$BUILD/bin/simulate --seeds 1-2000"),
         ("conformance", "test", 300, "make -s conformance BUILD=$BUILD"),
         ("conformance-engines", "test", 120, "make -s conformance-engines BUILD=$BUILD"),
         ("conformance-engines-sanitized", "test", 180, "make -s conformance-engines BUILD=$BUILD SANITIZE=1"),

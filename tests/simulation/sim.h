@@ -425,6 +425,7 @@ void coord_read_for_client(struct sim_shard *sh, uint32_t client, uint64_t attem
 void coord_session_kill(struct sim *s, int node);
 void coord_set_down(struct sim *s, bool down);
 void coord_touch(struct sim *s, otr_shard shard); /* somebody else changes the descriptor */
+void coord_move(struct sim *s, otr_shard shard);  /* ... and one of the replicas is to be elsewhere */
 void coord_brief(struct sim_shard *sh);
 void coord_free(struct sim *s);
 

@@ -441,6 +441,21 @@ void coord_touch(struct sim *s, otr_shard shard)
     put_descriptor(s, shard, &d, ++s->coord.revision);
 }
 
+void coord_move(struct sim *s, otr_shard shard)
+{
+    struct descriptor d = s->coord.shards[shard].descriptor;
+    uint32_t from = (uint32_t)sim_below(s, d.replicas_count);
+    otr_node to = (otr_node)sim_between(s, 1, (uint64_t)s->nodes_count);
+
+    if (!s->coord.shards[shard].exists || descriptor_has_replica(&d, to)) {
+        return;
+    }
+    sim_trace(s, "coordinator: shard %u: node %u is to be a replica instead of node %u", shard, to, d.replicas[from]);
+    d.replicas[from] = to;
+    d.version++;
+    put_descriptor(s, shard, &d, ++s->coord.revision);
+}
+
 /* --- reads -------------------------------------------------------------------------------------------------------- */
 
 struct shown {

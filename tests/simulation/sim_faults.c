@@ -31,6 +31,7 @@ enum fault {
     FAULT_STOP,
     FAULT_ENGINE,
     FAULT_COORD_CUT_PRIMARY,
+    FAULT_MOVE,
     FAULTS,
 };
 
@@ -243,6 +244,9 @@ static void coord_fault(struct sim *s, enum fault f)
         sim_trace(s, "node %d is cut off from the coordinator", node);
         s->nodes[node].coord_blocked = true;
         sim_after(s, fault_time(s), 0, coord_reach_fire)->a = (uint64_t)node;
+        break;
+    case FAULT_MOVE:
+        coord_move(s, (otr_shard)sim_below(s, s->shards_count));
         break;
     default:
         coord_touch(s, (otr_shard)sim_below(s, s->shards_count));
