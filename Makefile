@@ -134,7 +134,7 @@ TESTLIB_log := fake_disk fail_malloc temp_dir
 UNIT_LDFLAGS_log := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 # A test counts the comparisons of tokens, and lets connections come from elsewhere.
 UNIT_LDFLAGS_api := -Wl,--wrap=CRYPTO_memcmp,--wrap=uv_tcp_getpeername
-TESTLIB_api := temp_dir
+TESTLIB_api := temp_dir test_certs
 TESTLIB_core := fail_malloc
 UNIT_LDFLAGS_core := $(UNIT_LDFLAGS_log)
 TESTLIB_node := fake_backend fake_engine fake_store

@@ -34,6 +34,11 @@ static void on_http_closed(void *data)
     api_closed_part(data);
 }
 
+static void on_tls_closed(void *data)
+{
+    api_closed_part(data);
+}
+
 static void on_tokens_closed(void *data)
 {
     api_closed_part(data);
@@ -47,6 +52,18 @@ static void free_alone(uv_handle_t *handle)
 static void forget(void *data)
 {
     (void)data;
+}
+
+static int open_tls(struct api *a, const struct api_config *config, struct otr_errmsg *msg)
+{
+    const struct tls_config tls = {.label = "api",
+                                   .ca_file = config->tls_client_ca,
+                                   .cert_file = config->tls_cert,
+                                   .key_file = config->tls_key,
+                                   .alpn = "http/1.1",
+                                   .peer_required = config->tls_client_ca != NULL};
+
+    return tls_new(&a->tls, a->loop, &tls, msg);
 }
 
 int api_new(struct api **out, const struct api_config *config, struct otr_errmsg *msg)
@@ -77,6 +94,13 @@ int api_new(struct api **out, const struct api_config *config, struct otr_errmsg
             goto err_after_door;
         }
     }
+    if (config->tls_cert != NULL) {
+        rv = open_tls(a, config, msg);
+        if (rv != 0) {
+            goto err_after_tokens;
+        }
+    }
+    http.tls = a->tls;
     http.loop = a->loop;
     http.host = config->listen_host;
     http.port = config->listen_port;
@@ -85,12 +109,16 @@ int api_new(struct api **out, const struct api_config *config, struct otr_errmsg
     http.data = a;
     rv = http_server_new(&a->http, &http, msg);
     if (rv != 0) {
-        goto err_after_tokens;
+        goto err_after_tls;
     }
     uv_timer_start(&a->timer, on_tick, REST_TICK_MS, REST_TICK_MS);
     *out = a;
     return 0;
 
+err_after_tls:
+    if (a->tls != NULL) {
+        tls_close(a->tls, forget, NULL);
+    }
 err_after_tokens:
     if (a->tokens != NULL) {
         tokens_file_close(a->tokens, forget, NULL);
@@ -135,13 +163,16 @@ void api_close(struct api *a, void (*cb)(void *data), void *data)
 {
     a->close_cb = cb;
     a->close_data = data;
-    a->handles_open = a->tokens != NULL ? 3 : 2;
+    a->handles_open = 2 + (a->tokens != NULL) + (a->tls != NULL);
     http_server_stop(a->http);
     door_close(a->door); /* Its operations end now, and their requests are answered. */
     rest_cancel_all(a);  /* The others wait for the coordinator or the thread pool. */
     http_server_close(a->http, on_http_closed, a);
     if (a->tokens != NULL) {
         tokens_file_close(a->tokens, on_tokens_closed, a);
+    }
+    if (a->tls != NULL) {
+        tls_close(a->tls, on_tls_closed, a);
     }
     uv_close((uv_handle_t *)&a->timer, on_timer_closed);
 }

@@ -11,12 +11,14 @@ struct api_config {
     struct node *node;
     const char *listen_host; /* numeric address */
     uint16_t listen_port;
-    uint32_t request_timeout_ms; /* 0: 10000 */
-    const char *tokens_path;     /* sidecar/api/tokens.h; NULL: everybody may call */
-    bool metrics_open;           /* /metrics needs no token even so */
+    uint32_t request_timeout_ms;    /* 0: 10000 */
+    const char *tokens_path;        /* sidecar/api/tokens.h; NULL: everybody may call */
+    bool metrics_open;              /* /metrics needs no token even so */
+    const char *tls_cert, *tls_key; /* PEM files: HTTPS; NULL: plain HTTP */
+    const char *tls_client_ca;      /* PEM file: clients must show a certificate of its; NULL: none is asked for */
 };
 
-/* OTR_INUSE, OTR_INVALID with words that name the address; as tokens_read. */
+/* OTR_INUSE, OTR_INVALID with words that name the address; as tokens_read; as tls_new. */
 int api_new(struct api **out, const struct api_config *config, struct otr_errmsg *msg);
 uint16_t api_port(const struct api *a);
 /* The process is going to stop: serving goes on, but every answer ends its connection. */

@@ -77,8 +77,12 @@ static void sweep_conn(struct http_conn *c, uint64_t now_ms)
         }
         break;
     case HTTP_CONN_WRITING:
+        if (c->tls != NULL && http_tls_moved(c) > c->moved_bytes) {
+            c->moved_bytes = http_tls_moved(c);
+            c->moved_ms = now_ms;
+        }
         queued = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
-        if (queued + c->moved_bytes < c->out_head.used + c->out_body.used) {
+        if (c->tls == NULL && queued + c->moved_bytes < c->out_head.used + c->out_body.used) {
             c->moved_bytes = c->out_head.used + c->out_body.used - queued;
             c->moved_ms = now_ms;
         }
@@ -289,6 +293,15 @@ const struct http_metrics *http_server_metrics(struct http_server *s)
 {
     s->metrics.connections = s->conns_count;
     s->metrics.body_bytes = s->bodies_total;
+    if (s->config.tls != NULL) {
+        struct tls_stats tls = tls_stats(s->config.tls);
+
+        s->metrics.tls_handshakes_total = tls.handshakes;
+        s->metrics.tls_handshakes_failed_total = tls.handshakes_failed;
+        s->metrics.tls_reloads_total = tls.reloads;
+        s->metrics.tls_reloads_failed_total = tls.reloads_failed;
+        s->metrics.tls_certificate_expires_time_seconds = tls.expires_s;
+    }
     return &s->metrics;
 }
 

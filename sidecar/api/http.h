@@ -16,6 +16,7 @@
 #include "outrigger/err.h"
 #include "sidecar/api/text.h"
 #include "sidecar/io/metrics.h"
+#include "sidecar/io/tls.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -62,6 +63,7 @@ struct http_server_config {
     http_request_cb on_request;
     http_head_cb on_head; /* NULL: every body is read */
     void *data;
+    struct tls *tls; /* NULL: plain HTTP. Must outlive the server */
     /* 0: the default. */
     uint32_t connections_max;  /* 10000; more are answered 503 */
     uint64_t body_max;         /* 64 MiB */
@@ -88,7 +90,12 @@ uint32_t http_server_connections(const struct http_server *s);
     X(S, sent_bytes_total, COUNTER, "Bytes of answers")                                                      \
     /* read when asked */                                                                                    \
     X(S, connections, GAUGE, "Open connections")                                                             \
-    X(S, body_bytes, GAUGE, "Memory that holds bodies of requests")
+    X(S, body_bytes, GAUGE, "Memory that holds bodies of requests")                                          \
+    X(S, tls_handshakes_total, COUNTER, "TLS handshakes completed on the clients' port")                     \
+    X(S, tls_handshakes_failed_total, COUNTER, "TLS handshakes failed there")                                \
+    X(S, tls_reloads_total, COUNTER, "Times that a changed certificate came in force there")                 \
+    X(S, tls_reloads_failed_total, COUNTER, "Times that changed files could not be used there")              \
+    X(S, tls_certificate_expires_time_seconds, GAUGE, "When the certificate there ends, in seconds since 1970; 0: no TLS")
 /* clang-format on */
 METRICS_STRUCT(http_metrics, HTTP_METRICS);
 const struct http_metrics *http_server_metrics(struct http_server *s);

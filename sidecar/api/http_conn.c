@@ -32,6 +32,7 @@ static void on_conn_closed(uv_handle_t *handle)
     c->handle_closed = true;
     text_close(&c->out_head);
     text_close(&c->out_body);
+    tls_session_free(c->tls);
     conn_release(c);
 }
 
@@ -44,6 +45,7 @@ void http_conn_close(struct http_conn *c)
         http_call_free(c->s, c->call); /* unfinished */
         c->call = NULL;
     }
+    http_tls_end(c);
     c->state = HTTP_CONN_CLOSED;
     free(c->head);
     free(c->pending);
@@ -68,7 +70,7 @@ static void on_shutdown(uv_shutdown_t *req, int status)
     free(req);
 }
 
-static void conn_linger(struct http_conn *c)
+void http_conn_linger(struct http_conn *c)
 {
     uv_shutdown_t *req;
 
@@ -76,6 +78,7 @@ static void conn_linger(struct http_conn *c)
         http_conn_close(c);
         return;
     }
+    http_tls_end(c);
     req = malloc(sizeof *req);
     if (req == NULL || uv_shutdown(req, (uv_stream_t *)&c->tcp, on_shutdown) != 0) {
         free(req);
@@ -89,14 +92,14 @@ static void conn_linger(struct http_conn *c)
 }
 
 /* The answer is out. */
-static void conn_next(struct http_conn *c)
+void http_conn_written(struct http_conn *c)
 {
     char *pending = c->pending;
 
     text_close(&c->out_head);
     text_close(&c->out_body);
     if (!c->keep_alive || c->s->leaving) {
-        conn_linger(c);
+        http_conn_linger(c);
         return;
     }
     http_guard_init(&c->guard);
@@ -127,7 +130,7 @@ static void on_written(uv_write_t *req, int status)
         http_conn_close(c);
         return;
     }
-    conn_next(c);
+    http_conn_written(c);
 }
 
 /* Sends out_head and out_body: at once as far as the socket takes it, the rest by uv_write. */
@@ -141,6 +144,10 @@ static void conn_write(struct http_conn *c)
     int rv;
 
     http_conn_enter(c, HTTP_CONN_WRITING);
+    if (c->s->config.tls != NULL && !c->plain) {
+        http_tls_answer(c);
+        return;
+    }
     rv = uv_try_write((uv_stream_t *)&c->tcp, bufs, count);
     if (rv < 0 && rv != UV_EAGAIN) {
         http_conn_close(c);
@@ -152,7 +159,7 @@ static void conn_write(struct http_conn *c)
         first++;
     }
     if (first == count) {
-        conn_next(c);
+        http_conn_written(c);
         return;
     }
     bufs[first].base += sent;
@@ -163,7 +170,7 @@ static void conn_write(struct http_conn *c)
     }
 }
 
-static void conn_answer(struct http_conn *c, int status, const char *headers, struct text *body)
+void http_conn_answer(struct http_conn *c, int status, const char *headers, struct text *body)
 {
     bool bodiless = status == 204 || status == 304;
 
@@ -214,7 +221,7 @@ void http_conn_refuse(struct http_conn *c, int status, const char *why)
     c->s->metrics.refused_total++;
     text_init(&body, 4096);
     http_error_text(&body, code, why, "false", NULL);
-    conn_answer(c, status, NULL, &body);
+    http_conn_answer(c, status, NULL, &body);
 }
 
 void http_reply(struct http_exchange *x, int status, const char *headers, struct text *body)
@@ -241,10 +248,10 @@ void http_reply(struct http_exchange *x, int status, const char *headers, struct
         http_error_text(&own, large ? "too_large" : "internal",
                         large ? "the answer is larger than 64 MiB: ask for less" : "out of memory", "\"unknown\"",
                         NULL);
-        conn_answer(c, large ? 413 : 500, NULL, &own);
+        http_conn_answer(c, large ? 413 : 500, NULL, &own);
         return;
     }
-    conn_answer(c, status, headers, body);
+    http_conn_answer(c, status, headers, body);
 }
 
 /* --- sockets ------------------------------------------------------------------------------------------------------ */
@@ -255,7 +262,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 
     (void)suggested;
     *buf = uv_buf_init(c->s->scratch, HTTP_SCRATCH_BYTES);
-    if (c->state == HTTP_CONN_BODY && !c->guard.has_encoding && c->call->x.body != NULL) {
+    if (c->state == HTTP_CONN_BODY && !c->guard.has_encoding && c->call->x.body != NULL && c->tls == NULL) {
         struct http_exchange *x = &c->call->x;
 
         if (http_body_grow(c->s, x, 1, c->guard.length) != 0) {
@@ -265,7 +272,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     }
 }
 
-static void conn_eof(struct http_conn *c)
+void http_conn_eof(struct http_conn *c)
 {
     c->eof = true;
     uv_read_stop((uv_stream_t *)&c->tcp);
@@ -288,12 +295,16 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
         return;
     }
     if (nread == UV_EOF) {
-        conn_eof(c);
+        http_conn_eof(c);
     } else if (nread < 0) {
         http_conn_close(c);
     } else if (c->state != HTTP_CONN_LINGER) {
         c->s->metrics.received_bytes_total += (uint64_t)nread;
-        http_conn_input(c, buf->base, (size_t)nread);
+        if (c->s->config.tls != NULL) {
+            http_tls_input(c, buf->base, (size_t)nread);
+        } else {
+            http_conn_input(c, buf->base, (size_t)nread);
+        }
     }
 }
 

@@ -106,13 +106,25 @@ void http_error_text(struct text *t, const char *code, const char *message, cons
     text_puts(t, "}\n");
 }
 
-static bool peer_address(const struct http_exchange *x, struct sockaddr_storage *address)
+static bool conn_address(const struct http_conn *c, struct sockaddr_storage *address)
 {
-    const struct http_call *call =
-        (const struct http_call *)(const void *)((const char *)x - offsetof(struct http_call, x));
     int bytes = sizeof *address;
 
-    return uv_tcp_getpeername(&call->conn->tcp, (struct sockaddr *)address, &bytes) == 0;
+    return uv_tcp_getpeername(&c->tcp, (struct sockaddr *)address, &bytes) == 0;
+}
+
+void http_conn_peer_text(const struct http_conn *c, char out[HTTP_PEER_BYTES])
+{
+    struct sockaddr_storage address = {0};
+
+    if (!conn_address(c, &address) || uv_ip_name((struct sockaddr *)&address, out, HTTP_PEER_BYTES) != 0) {
+        snprintf(out, HTTP_PEER_BYTES, "?");
+    }
+}
+
+static const struct http_conn *conn_of(const struct http_exchange *x)
+{
+    return ((const struct http_call *)(const void *)((const char *)x - offsetof(struct http_call, x)))->conn;
 }
 
 bool http_peer_is_loopback(const struct http_exchange *x)
@@ -121,7 +133,7 @@ bool http_peer_is_loopback(const struct http_exchange *x)
     const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)(const void *)&address;
     const struct sockaddr_in *four = (const struct sockaddr_in *)(const void *)&address;
 
-    if (!peer_address(x, &address)) {
+    if (!conn_address(conn_of(x), &address)) {
         return false;
     }
     if (address.ss_family == AF_INET6) {
@@ -133,11 +145,7 @@ bool http_peer_is_loopback(const struct http_exchange *x)
 
 void http_peer_text(const struct http_exchange *x, char out[HTTP_PEER_BYTES])
 {
-    struct sockaddr_storage address = {0};
-
-    if (!peer_address(x, &address) || uv_ip_name((struct sockaddr *)&address, out, HTTP_PEER_BYTES) != 0) {
-        snprintf(out, HTTP_PEER_BYTES, "?");
-    }
+    http_conn_peer_text(conn_of(x), out);
 }
 
 const struct http_field *http_field_find(const struct http_exchange *x, const char *name, bool *twice)

@@ -4,6 +4,7 @@
  *   http_conn.c      a connection: states, sockets, answers
  *   http_request.c   bytes to requests: http_guard, http-parser
  *   http_exchange.c  a request's memory
+ *   http_tls.c       TLS between socket and requests
  *
  * A connection's life:
  *
@@ -93,6 +94,13 @@ struct http_conn {
     size_t pending_bytes;
     uv_write_t write;
     struct text out_head, out_body;
+    /* Of a server with TLS. */
+    struct tls_session *tls; /* from the first byte on */
+    bool tls_writing;        /* `write` is under way with what the session lent */
+    bool plain;              /* spoke no TLS, and is told so */
+    size_t tls_at;           /* so much of the answer is encrypted */
+    size_t tls_lent;         /* bytes that `write` has */
+    uint64_t tls_sent;       /* ciphertext that the kernel has, of this answer */
 };
 
 /* --- http_exchange.c --- */
@@ -108,8 +116,32 @@ void http_call_free(struct http_server *s, struct http_call *call);
 void http_conn_enter(struct http_conn *c, enum http_conn_state state);
 void http_conn_close(struct http_conn *c);
 void http_conn_read(struct http_conn *c);
+/* The answer is with the kernel. */
+void http_conn_written(struct http_conn *c);
+/* Takes over `body`. */
+void http_conn_answer(struct http_conn *c, int status, const char *headers, struct text *body);
+/* Ends our side, drops what still comes, closes. */
+void http_conn_linger(struct http_conn *c);
+/* The client ended its side. */
+void http_conn_eof(struct http_conn *c);
+void http_conn_peer_text(const struct http_conn *c, char out[HTTP_PEER_BYTES]);
 /* Answers what is no acceptable request, then closes. */
 void http_conn_refuse(struct http_conn *c, int status, const char *why);
+
+/* --- http_tls.c --- */
+
+/* Bytes from the socket. */
+void http_tls_input(struct http_conn *c, const char *data, size_t n);
+/* Sends out_head and out_body, then http_conn_written. */
+void http_tls_answer(struct http_conn *c);
+/* Goes on with what there is to send. */
+void http_tls_pump(struct http_conn *c);
+/* How much of the answer has gone. */
+uint64_t http_tls_moved(const struct http_conn *c);
+/* Sends some bytes before the answer; 0, or it cannot. */
+int http_tls_continue(struct http_conn *c, const uv_buf_t *buf);
+/* Nothing more is sent. */
+void http_tls_end(struct http_conn *c);
 
 /* --- http_request.c --- */
 

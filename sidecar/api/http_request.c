@@ -145,8 +145,8 @@ static void send_continue(struct http_conn *c)
     uv_buf_t buf = uv_buf_init((char *)(uintptr_t)text, sizeof text - 1);
     int rv;
 
-    rv = uv_try_write((uv_stream_t *)&c->tcp, &buf, 1);
-    if (rv != (int)buf.len) {
+    rv = c->tls != NULL ? http_tls_continue(c, &buf) : uv_try_write((uv_stream_t *)&c->tcp, &buf, 1) - (int)buf.len;
+    if (rv != 0) {
         http_conn_close(c); /* 25 bytes do not fit where nothing else waits: the connection is broken. */
     }
 }

@@ -55,6 +55,7 @@ struct api {
     struct door *door;
     struct http_server *http;
     struct tokens_file *tokens; /* NULL: none are configured */
+    struct tls *tls;            /* NULL: plain HTTP */
     bool metrics_open;
     uv_timer_t timer;
     uint32_t request_timeout_ms;

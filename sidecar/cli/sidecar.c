@@ -36,6 +36,7 @@ struct settings {
     uint32_t handoff_timeout_ms;
     const char *tokens;
     bool metrics_open;
+    const char *tls_cert, *tls_key, *tls_client_ca;
     const char *log_level;
 };
 
@@ -67,6 +68,11 @@ static const struct option options[] = {
      "with --tokens: /metrics needs none even so"},
     {"handoff-timeout", OPTION_MS, OPTION(handoff_timeout_ms), "TIME", "2s", false, 1, 3600000,
      "how long a sidecar that stops tries to hand its shards over"},
+    {"tls-cert", OPTION_TEXT, OPTION(tls_cert), "FILE", NULL, false, 0, 0,
+     "certificate for clients, PEM: --listen speaks HTTPS; loaded again when it changes"},
+    {"tls-key", OPTION_TEXT, OPTION(tls_key), "FILE", NULL, false, 0, 0, "its key, PEM"},
+    {"tls-client-ca", OPTION_TEXT, OPTION(tls_client_ca), "FILE", NULL, false, 0, 0,
+     "clients must show a certificate of this CA, PEM"},
     {"log-level", OPTION_TEXT, OPTION(log_level), "LEVEL", "info", false, 0, 0, "error, warn, info or debug"},
 };
 
@@ -286,11 +292,15 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
                                     .listen_port = s->listen.port,
                                     .request_timeout_ms = s->request_timeout_ms,
                                     .tokens_path = s->tokens,
-                                    .metrics_open = s->metrics_open};
+                                    .metrics_open = s->metrics_open,
+                                    .tls_cert = s->tls_cert,
+                                    .tls_key = s->tls_key,
+                                    .tls_client_ca = s->tls_client_ca};
     int rv;
 
     rv = coord_access_apply(&s->coordinator, &config.backend_config, msg);
     rv = rv != 0 ? rv : advertised(s, &s->listen, &config.client, msg);
+    config.client.tls = s->tls_cert != NULL;
     rv = rv != 0 ? rv : advertised(s, &s->peer_listen, &config.peer, msg);
     rv = rv != 0 ? rv : node_new(&d->node, &config, msg);
     if (rv != 0) {
@@ -325,6 +335,11 @@ static int check(struct settings *s, struct otr_errmsg *msg)
     }
     if (otr_engine_find(s->engine) == NULL) {
         otr_errmsg_set(msg, "--engine: there is no \"%s\"; this version has: ruvector", s->engine);
+        return OTR_INVALID;
+    }
+    if ((s->tls_cert != NULL) != (s->tls_key != NULL) || (s->tls_client_ca != NULL && s->tls_cert == NULL)) {
+        otr_errmsg_set(msg, "--tls-cert and --tls-key: one does not go without the other, nor --tls-client-ca without "
+                            "both");
         return OTR_INVALID;
     }
     rv = resolve("listen", &s->listen, msg);

@@ -6,6 +6,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,8 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+SSL_CTX *client_tls;
 
 void client_open(struct client *c, uv_loop_t *loop, uint16_t port)
 {
@@ -22,6 +26,51 @@ void client_open(struct client *c, uv_loop_t *loop, uint16_t port)
     assert(c->fd >= 0);
     assert(connect(c->fd, (struct sockaddr *)&to, sizeof to) == 0); /* The backlog takes it. */
     assert(fcntl(c->fd, F_SETFL, O_NONBLOCK) == 0);
+    if (client_tls != NULL) {
+        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)); /* Two flights follow each other. */
+        c->ssl = SSL_new(client_tls);
+        SSL_set_fd(c->ssl, c->fd);
+        SSL_set_connect_state(c->ssl);
+        SSL_set_mode(c->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    }
+}
+
+/* As send and recv: -1 with errno. */
+static ssize_t tls_result(struct client *c, int rv)
+{
+    int error = rv > 0 ? 0 : SSL_get_error(c->ssl, rv);
+
+    if (rv > 0) {
+        return rv;
+    }
+    if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
+        errno = EAGAIN;
+        return -1;
+    }
+    if (error != SSL_ERROR_ZERO_RETURN && c->tls_wrong[0] == '\0') {
+        ERR_error_string_n(ERR_peek_error(), c->tls_wrong, sizeof c->tls_wrong);
+    }
+    ERR_clear_error();
+    errno = EPIPE;
+    return error == SSL_ERROR_ZERO_RETURN ? 0 : -1;
+}
+
+static ssize_t send_some(struct client *c, const char *bytes, size_t count)
+{
+    if (c->ssl == NULL) {
+        return send(c->fd, bytes, count, MSG_NOSIGNAL);
+    }
+    ERR_clear_error();
+    return tls_result(c, SSL_write(c->ssl, bytes, (int)count));
+}
+
+static ssize_t receive_some(struct client *c, char *bytes, size_t count)
+{
+    if (c->ssl == NULL) {
+        return recv(c->fd, bytes, count, 0);
+    }
+    ERR_clear_error();
+    return tls_result(c, SSL_read(c->ssl, bytes, (int)count));
 }
 
 void client_close(struct client *c)
@@ -29,6 +78,7 @@ void client_close(struct client *c)
     if (c->fd >= 0) {
         close(c->fd);
     }
+    SSL_free(c->ssl);
     free(c->in);
     *c = (struct client){.fd = -1};
 }
@@ -46,7 +96,7 @@ void client_send(struct client *c, const char *bytes, size_t count)
     uint64_t end_ms = clock_now_ms() + 20000;
 
     while (count > 0) {
-        ssize_t n = send(c->fd, bytes, count, MSG_NOSIGNAL);
+        ssize_t n = send_some(c, bytes, count);
 
         if (n < 0 && errno != EAGAIN) {
             return; /* The server has had enough; the test sees its answer. */
@@ -58,7 +108,7 @@ void client_send(struct client *c, const char *bytes, size_t count)
         assert(clock_now_ms() < end_ms);
         uv_run(c->loop, UV_RUN_NOWAIT);
         if (n < 0) {
-            turn(c, POLLOUT);
+            turn(c, c->ssl != NULL && SSL_want_read(c->ssl) ? POLLIN : POLLOUT);
         }
     }
 }
@@ -70,6 +120,9 @@ void client_puts(struct client *c, const char *text)
 
 void client_end(struct client *c)
 {
+    if (c->ssl != NULL) {
+        SSL_shutdown(c->ssl);
+    }
     shutdown(c->fd, SHUT_WR);
 }
 
@@ -77,7 +130,7 @@ static void receive(struct client *c)
 {
     for (;;) {
         char bytes[65536];
-        ssize_t n = recv(c->fd, bytes, sizeof bytes, 0);
+        ssize_t n = receive_some(c, bytes, sizeof bytes);
 
         if (n == 0 || (n < 0 && errno != EAGAIN)) {
             c->eof = true;

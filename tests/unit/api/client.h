@@ -2,15 +2,21 @@
 #ifndef OUTRIGGER_TESTS_CLIENT_H
 #define OUTRIGGER_TESTS_CLIENT_H
 
+#include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
 
+/* How clients that are opened speak; NULL: without TLS. */
+extern SSL_CTX *client_tls;
+
 struct client {
     uv_loop_t *loop;
     int fd;
-    char *in; /* received, not yet taken */
+    SSL *ssl;            /* its handshake is made with the first byte sent */
+    char tls_wrong[256]; /* why the server or OpenSSL ended it, "": they did not */
+    char *in;            /* received, not yet taken */
     size_t in_bytes;
     bool eof;
 };
