@@ -140,6 +140,7 @@ UNIT_LDFLAGS_core := $(UNIT_LDFLAGS_log)
 TESTLIB_node := fake_backend fake_engine fake_store
 TESTLIB_cli := fake_backend fake_store temp_dir
 TESTLIB_io := http_stub temp_dir test_certs
+TESTLIB_peer := temp_dir test_certs
 TESTLIB_ruvector := ruvector_server
 TESTLIB_etcd := http_stub
 
@@ -228,6 +229,17 @@ $(BIN)/bench-json: $(OBJ)/tests/bench/bench_json.o $(call libs,api)
 bench-json: $(BIN)/bench-json
 	$(BIN)/bench-json
 
+# What compressing entries gains and costs, on random vectors and on those of the demo.
+$(BIN)/bench-compress: $(OBJ)/tests/bench/bench_compress.o $(call libs,peer)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call libs,peer) -Wl,--end-group $(SYS_peer) $(SYS_io) -lpthread -lm
+.PHONY: bench-compress
+bench-compress: $(BIN)/bench-compress
+	@mkdir -p $(BENCH_DIR)
+	$(Q)cd examples/packages && /usr/bin/python3 -c 'import sys, embed, packages; embed.fit(packages.read()[:3000]).vectors.tofile(sys.argv[1])' $(abspath $(BENCH_DIR))/packages.f32
+	$(BIN)/bench-compress $(BENCH_DIR)/packages.f32
+
 # The figures of a whole cluster on this machine: writes, searches, failover, memory, lines of code. Some ten minutes.
 $(BIN)/load: tests/bench/load.c
 	@mkdir -p $(@D)
@@ -251,7 +263,7 @@ FUZZ_CFLAGS  := $(filter-out -O2 -D_FORTIFY_SOURCE=2 -fsanitize% -fno-sanitize%,
 # The parsers and what they need. Not http_conn.c: fuzz_http.c plays it.
 FUZZ_SRC     := $(wildcard sidecar/core/*.c sidecar/log/*.c sidecar/coord/*.c sidecar/api/json*.c) \
                 $(patsubst %,sidecar/api/%.c,http_exchange http_guard http_request text url) \
-                $(patsubst %,sidecar/peer/%.c,grpc message) sidecar/node/wire.c \
+                $(patsubst %,sidecar/peer/%.c,compress grpc message) sidecar/node/wire.c \
                 $(patsubst %,sidecar/cli/%.c,config_file load_lines options) \
                 $(patsubst %,sidecar/io/%.c,clock random) \
                 backends/etcd/etcd_codec.c backends/etcd/etcd_stream.c engines/ruvector/ruvector_codec.c tests/lib/fake_disk.c

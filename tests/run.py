@@ -19,6 +19,8 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOMS = ["core", "log", "io", "coord", "peer", "etcd", "node", "api", "cli"]
 SKIPPED = 77
+PEER_TLS_FILTER = ("--filter '@(lane|seed|link|call)/!(deadline_of_the_caller|enormous_length|refusals_of_the_protocol|"
+                   "too_many_headers|another_cluster_is_refused|another_node_answers)'")
 
 # (name, set, budget in seconds, command)
 SUITES = (
@@ -26,6 +28,10 @@ SUITES = (
     + [("unit-ruvector", "test", 180, "$BUILD/bin/unit-ruvector -j1")]
     + [(f"unit-{room}-sanitized", "test", 240, f"$BUILD/bin-sanitize/unit-{room} -j2") for room in ROOMS]
     + [
+        # The same tests of links, lanes, calls and seeds with all connections under TLS, but for those that write to
+        # sockets by hand, or that expect other words.
+        ("unit-peer-tls", "test", 120, f"PEER_TLS=1 $BUILD/bin/unit-peer -j2 {PEER_TLS_FILTER}"),
+        ("unit-peer-tls-sanitized", "test", 240, f"PEER_TLS=1 $BUILD/bin-sanitize/unit-peer -j2 {PEER_TLS_FILTER}"),
         ("unit-ruvector-sanitized", "test", 240, "$BUILD/bin-sanitize/unit-ruvector -j1"),
         ("unit-core-valgrind", "test", 400, "$VALGRIND $BUILD/bin/unit-core -j2 --timeout 300"),
         ("ruvector-server", "test", 120, "node --test engines/ruvector/node/test/*.test.js"),

@@ -23,6 +23,7 @@ struct settings {
     const char *cluster;
     const char *node;
     struct topology_address listen, peer_listen;
+    const char *peer_ca, *peer_cert, *peer_key;
     const char *advertise;
     const char *backend;
     const char *endpoints;
@@ -47,6 +48,11 @@ static const struct option options[] = {
     {"listen", OPTION_ADDRESS, OPTION(listen), "IP:PORT", "127.0.0.1:7700", false, 0, 0, "for clients"},
     {"peer-listen", OPTION_ADDRESS, OPTION(peer_listen), "IP:PORT", "127.0.0.1:7701", false, 0, 0,
      "for the other sidecars"},
+    {"peer-ca", OPTION_TEXT, OPTION(peer_ca), "FILE", NULL, false, 0, 0,
+     "with the next two: mutual TLS between sidecars, which show certificates of this CA"},
+    {"peer-cert", OPTION_TEXT, OPTION(peer_cert), "FILE", NULL, false, 0, 0,
+     "this node's certificate, for outrigger://CLUSTER/node/NODE; read again when it changes"},
+    {"peer-key", OPTION_TEXT, OPTION(peer_key), "FILE", NULL, false, 0, 0, "the key of --peer-cert"},
     {"advertise", OPTION_TEXT, OPTION(advertise), "HOST", NULL, false, 0, 0,
      "how others reach this host (default: the address of --listen, or the host's name)"},
     {"backend", OPTION_TEXT, OPTION(backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"},
@@ -279,6 +285,9 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
         .data_dir = s->data,
         .peer_listen_host = s->peer_listen.host,
         .peer_listen_port = s->peer_listen.port,
+        .peer_ca = s->peer_ca,
+        .peer_cert = s->peer_cert,
+        .peer_key = s->peer_key,
         .backend = otr_backend_find(s->backend),
         .backend_config = {.endpoints = s->endpoints},
         .engine = otr_engine_find(s->engine),
@@ -340,6 +349,13 @@ static int check(struct settings *s, struct otr_errmsg *msg)
     if ((s->tls_cert != NULL) != (s->tls_key != NULL) || (s->tls_client_ca != NULL && s->tls_cert == NULL)) {
         otr_errmsg_set(msg, "--tls-cert and --tls-key: one does not go without the other, nor --tls-client-ca without "
                             "both");
+        return OTR_INVALID;
+    }
+    if ((s->peer_ca == NULL) != (s->peer_cert == NULL) || (s->peer_ca == NULL) != (s->peer_key == NULL)) {
+        otr_errmsg_set(msg, "--peer-ca, --peer-cert and --peer-key: all three are needed, or none; --%s is missing",
+                       s->peer_ca == NULL     ? "peer-ca"
+                       : s->peer_cert == NULL ? "peer-cert"
+                                              : "peer-key");
         return OTR_INVALID;
     }
     rv = resolve("listen", &s->listen, msg);

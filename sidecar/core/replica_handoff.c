@@ -282,8 +282,10 @@ static void returned(struct replica *r, struct replica_actions *out)
         finish(r, OTR_TIMEOUT, h->to, "nobody took over: this replica was elected anew", out);
     } else if (r->leader.epoch > h->epoch && r->leader.node != r->config.self) {
         finish(r, 0, r->leader.node, "handed over", out);
-    } else if (r->now_ms >= h->deadline_ms || (h->to != OTR_NODE_NONE && !replica_connected(r, h->to))) {
+    } else if (r->now_ms >= h->deadline_ms) {
         finish(r, OTR_TIMEOUT, h->to, "nobody took over in time", out);
+    } else if (h->to != OTR_NODE_NONE && !replica_connected(r, h->to)) {
+        h->to = OTR_NODE_NONE; /* no longer waited for: we stand, too */
     } else if (h->to != OTR_NODE_NONE && r->now_ms - h->sent_ms >= HANDOFF_REPEAT_MS) {
         send_handoff(r, out);
     }

@@ -306,6 +306,20 @@ static int deliver(struct tls_session *s, tls_plain_cb cb, void *data, struct ot
     }
 }
 
+/* OpenSSL would say nothing; an alert lets the other side see that it met TLS. */
+static int refuse_plain(struct tls_session *s, struct otr_errmsg *msg)
+{
+    static const uint8_t alert[] = {CONTENT_ALERT, 3, 1, 0, 2, SSL3_AL_FATAL, TLS1_AD_PROTOCOL_VERSION};
+
+    if (out_reserve(&s->out, sizeof alert)) {
+        memcpy(s->out.data + s->out.bytes, alert, sizeof alert);
+        s->out.bytes += sizeof alert;
+    }
+    session_fail(s, msg);
+    otr_errmsg_set(msg, "the other side speaks no TLS");
+    return OTR_PROTO;
+}
+
 int tls_session_feed(struct tls_session *s, const void *bytes, size_t count, tls_plain_cb cb, void *data,
                      struct otr_errmsg *msg)
 {
@@ -320,9 +334,7 @@ int tls_session_feed(struct tls_session *s, const void *bytes, size_t count, tls
         return 0;
     }
     if (!s->heard && first[0] != CONTENT_HANDSHAKE && first[0] != CONTENT_ALERT) {
-        otr_errmsg_set(&s->why, "the other side speaks no TLS");
-        session_fail(s, msg);
-        return OTR_PROTO;
+        return refuse_plain(s, msg);
     }
     s->heard = true;
     s->in = bytes;
@@ -347,7 +359,7 @@ int tls_session_eof(struct tls_session *s, struct otr_errmsg *msg)
         otr_errmsg_set(msg, "the connection was cut without TLS's close_notify");
     } else {
         otr_errmsg_set(msg, "the other side closed the connection during the TLS handshake");
-        s->tls->stats.handshakes_failed += s->failed ? 0 : 1;
+        s->tls->stats.handshakes_failed += s->heard && !s->failed ? 1 : 0; /* Who said nothing only knocked. */
     }
     s->failed = true;
     return OTR_PROTO;

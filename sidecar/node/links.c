@@ -420,6 +420,9 @@ int links_start(struct node *n, const struct node_config *config, struct otr_err
         .incarnation = n->incarnation,
         .listen_host = config->peer_listen_host,
         .listen_port = config->peer_listen_port,
+        .ca_file = config->peer_ca,
+        .cert_file = config->peer_cert,
+        .key_file = config->peer_key,
         .handlers =
             {
                 .on_link = on_link,

@@ -28,6 +28,7 @@ struct node_config {
     struct topology_address client, peer; /* as announced to others */
     const char *peer_listen_host;
     uint16_t peer_listen_port;
+    const char *peer_ca, *peer_cert, *peer_key; /* files for TLS between peers: all or none (NULL) */
     const struct otr_backend_ops *backend;
     struct otr_backend_config backend_config; /* loop is filled in */
     const struct otr_engine_ops *engine;

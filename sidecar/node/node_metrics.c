@@ -11,6 +11,7 @@ static const struct metrics_family node_families[] = METRICS_FAMILIES(node_metri
 static const struct metrics_family shard_families[] = METRICS_FAMILIES(shard_metrics, SHARD_METRICS);
 static const struct metrics_family replica_families[] = METRICS_FAMILIES(replica_metrics, REPLICA_METRICS);
 static const struct metrics_family peer_families[] = METRICS_FAMILIES(peer_metrics, PEER_METRICS);
+static const struct metrics_family peer_tls_families[] = METRICS_FAMILIES(peer_tls_metrics, PEER_TLS_METRICS);
 static const struct metrics_family coordinator_families[] = METRICS_FAMILIES(coordinator_metrics, COORDINATOR_METRICS);
 static const struct metrics_family refusal_families[] = METRICS_FAMILIES(refusal_metrics, REFUSAL_METRICS);
 
@@ -169,6 +170,23 @@ static int print_peers(struct node *n, const struct metrics_out *out)
     return 0;
 }
 
+static void print_peer_tls(struct node *n, const struct metrics_out *out)
+{
+    struct peer_tls_metrics m;
+    const struct metrics_object object = {.values = &m};
+    struct tls_stats stats;
+
+    if (!peer_hub_tls_stats(n->hub, &stats)) {
+        return;
+    }
+    m.handshakes_total = stats.handshakes;
+    m.handshakes_failed_total = stats.handshakes_failed;
+    m.reloads_total = stats.reloads;
+    m.reloads_failed_total = stats.reloads_failed;
+    m.certificate_expires_seconds = stats.expires_s;
+    metrics_print(out, "outrigger_peer_tls_", peer_tls_families, COUNT(peer_tls_families), &object, 1);
+}
+
 struct shards_printed {
     struct metrics_object *shards;
     size_t shards_count;
@@ -242,6 +260,7 @@ int node_metrics_print(struct node *n, const struct metrics_out *out)
     print_node(n, out);
     print_refused(n, out);
     print_coordinator(n, out);
+    print_peer_tls(n, out);
     rv = print_peers(n, out);
     return rv != 0 ? rv : print_shards(n, out);
 }

@@ -79,6 +79,14 @@ struct node;
     X(S, up, GAUGE, "1 while the link is up")                                                                          \
     X(S, queued_bytes, GAUGE, "Queued for the peer and not yet written")
 
+/* outrigger_peer_tls_..., where peers use TLS; read when asked */
+#define PEER_TLS_METRICS(X, S)                                                                                         \
+    X(S, handshakes_total, COUNTER, "TLS handshakes with peers that were completed")                                   \
+    X(S, handshakes_failed_total, COUNTER, "TLS handshakes with peers, or their calls, refused by either side")        \
+    X(S, reloads_total, COUNTER, "Times that changed certificate files were put in force")                             \
+    X(S, reloads_failed_total, COUNTER, "Times that changed certificate files were refused")                           \
+    X(S, certificate_expires_seconds, GAUGE, "End of this node's certificate, in seconds since 1970")
+
 /* outrigger_coordinator_..., by the call's kind */
 #define COORDINATOR_METRICS(X, S)                                                                                      \
     X(S, call_seconds, HISTOGRAM, "Calls of the coordinator that were answered, or failed after they began")           \
@@ -93,6 +101,7 @@ METRICS_STRUCT(node_metrics, NODE_METRICS);
 METRICS_STRUCT(shard_metrics, SHARD_METRICS);
 METRICS_STRUCT(replica_metrics, REPLICA_METRICS);
 METRICS_STRUCT(peer_metrics, PEER_METRICS);
+METRICS_STRUCT(peer_tls_metrics, PEER_TLS_METRICS);
 METRICS_STRUCT(coordinator_metrics, COORDINATOR_METRICS);
 METRICS_STRUCT(refusal_metrics, REFUSAL_METRICS);
 

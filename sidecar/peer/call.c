@@ -320,14 +320,35 @@ void peer_call_next(struct peer_call *call)
 
 /* --- who may call ------------------------------------------------------------------------------------------------- */
 
+/* Under TLS a caller is who its certificate says, whatever its metadata claim. */
+static bool caller_is_certified(struct conn *c, const struct stream *s)
+{
+    const struct tls_name *name;
+
+    if (c->tls == NULL) {
+        return true;
+    }
+    name = tls_session_name(c->tls); /* Of our cluster, as checked in the handshake. */
+    if (name != NULL && strcmp(name->name, s->node) == 0) {
+        return true;
+    }
+    c->hub->callers_refused++;
+    LOG_LIMITED(LOG_WARN, "peer", "refuse a call from %s: it says it is %s, its certificate says it is %s", c->remote,
+                s->node, name != NULL ? name->name : "nobody");
+    return false;
+}
+
 /* NULL, or why not. PROTOCOL E5: nobody else may use our name; and clusters do not mix. */
 static const char *caller_check(struct conn *c, const struct stream *s)
 {
-    const struct peer_hub *hub = c->hub;
+    struct peer_hub *hub = c->hub;
     struct peer_from from = {.node = s->node, .incarnation = s->incarnation};
 
     if (s->cluster[0] == '\0' || s->node[0] == '\0' || s->incarnation == 0) {
         return "metadata outrigger-cluster, outrigger-node and outrigger-incarnation are needed";
+    }
+    if (!caller_is_certified(c, s)) {
+        return "the certificate is of another node than the one that calls";
     }
     if (strcmp(s->cluster, hub->cluster) != 0) {
         LOG_LIMITED(LOG_WARN, "peer", "refuse %s from %s: it is of cluster %s, ours is %s", s->node, c->remote,

@@ -9,7 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { HEADER_LIST_BYTES = STREAM_HEADER_BYTES_MAX };
+enum {
+    HEADER_LIST_BYTES = STREAM_HEADER_BYTES_MAX,
+    LINGER_MS = 1000,
+    TLS_ALERT = 21, /* content types: the first byte of what speaks TLS */
+    TLS_HANDSHAKE = 22,
+};
 
 /* --- the end ------------------------------------------------------------------------------------------------------ */
 
@@ -19,6 +24,7 @@ static void on_socket_closed(uv_handle_t *handle)
     struct peer_hub *hub = c->hub;
 
     conn_write_release(c);
+    tls_session_free(c->tls);
     free(c->arena);
     free(c);
     hub_handle_closed(hub);
@@ -92,6 +98,7 @@ void conn_goodbye(struct conn *c)
     if (c->started && !c->ending && !c->failed) {
         nghttp2_session_terminate_session(c->session, NGHTTP2_NO_ERROR);
         conn_flush(c);
+        conn_write_goodbye(c);
     }
 }
 
@@ -272,28 +279,121 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init((char *)c->hub->read_buffer, HUB_READ_BYTES);
 }
 
+static void receive(struct conn *c, const uint8_t *bytes, size_t count)
+{
+    ssize_t used;
+
+    c->depth++;
+    used = nghttp2_session_mem_recv(c->session, bytes, count);
+    c->depth--;
+    if (used < 0) {
+        struct otr_errmsg detail = c->why;
+
+        conn_fail(c, "%s%s%s", nghttp2_strerror((int)used), detail.text[0] != '\0' ? ": " : "", detail.text);
+    }
+}
+
+/* HTTP/2 begins with "PRI" or with a frame's length below 64 KiB. */
+static void receive_plain(struct conn *c, const uint8_t *bytes, size_t count)
+{
+    if (!c->heard && (bytes[0] == TLS_ALERT || bytes[0] == TLS_HANDSHAKE)) {
+        c->mismatch = true;
+        conn_fail(c, "the other side speaks TLS and this node does not: it needs --peer-ca, --peer-cert, --peer-key");
+        return;
+    }
+    receive(c, bytes, count);
+}
+
+static bool on_decrypted(void *data, const uint8_t *bytes, size_t count)
+{
+    struct conn *c = data;
+
+    receive(c, bytes, count);
+    return !c->failed;
+}
+
+static void receive_tls(struct conn *c, const uint8_t *bytes, size_t count)
+{
+    struct otr_errmsg msg;
+    bool handshaking = !tls_session_ready(c->tls);
+    int rv = tls_session_feed(c->tls, bytes, count, on_decrypted, c, &msg);
+
+    if (rv != 0) {
+        bool plain = !c->heard && bytes[0] != TLS_HANDSHAKE && bytes[0] != TLS_ALERT;
+
+        c->mismatch = handshaking || rv == OTR_DENIED;
+        conn_fail(c, "TLS: %s%s", msg.text, plain ? ": does it lack --peer-ca, --peer-cert, --peer-key?" : "");
+    } else if (tls_session_ended(c->tls)) {
+        c->uv_status = UV_EOF;
+        conn_fail(c, "the peer closed the connection");
+    }
+}
+
+static void end_of_file(struct conn *c)
+{
+    struct otr_errmsg msg;
+
+    if (c->tls != NULL && tls_session_eof(c->tls, &msg) != 0) {
+        conn_fail(c, "%s", msg.text); /* A killed process does that, too. */
+    } else {
+        conn_fail(c, "the peer closed the connection");
+    }
+}
+
+/* TLS failed: says why. After a handshake a server waits for the other side to read that. */
+static bool linger(struct conn *c)
+{
+    uv_os_fd_t fd;
+
+    if (!conn_write_alert(c) || !c->server || !c->mismatch || uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 ||
+        shutdown(fd, SHUT_WR) != 0) {
+        return false;
+    }
+    hub_task_cancel(&c->fail_task);
+    list_remove(&c->flush_node);
+    c->lingers_ms = uv_now(c->hub->config.loop);
+    return true;
+}
+
+bool conn_lingers(struct conn *c, uint64_t now_ms)
+{
+    if (c->lingers_ms == 0) {
+        return false;
+    }
+    if (now_ms - c->lingers_ms >= LINGER_MS) {
+        hub_defer(c->hub, &c->fail_task);
+    }
+    return true;
+}
+
 static void on_read(uv_stream_t *tcp, ssize_t bytes, const uv_buf_t *buf)
 {
     struct conn *c = tcp->data;
 
-    if (bytes > 0) {
-        ssize_t used;
-
-        c->heard_ms = uv_now(c->hub->config.loop);
-        c->depth++;
-        used = nghttp2_session_mem_recv(c->session, (const uint8_t *)buf->base, (size_t)bytes);
-        c->depth--;
-        if (used < 0) {
-            struct otr_errmsg detail = c->why;
-
-            conn_fail(c, "%s%s%s", nghttp2_strerror((int)used), detail.text[0] != '\0' ? ": " : "", detail.text);
+    if (c->lingers_ms != 0) {
+        if (bytes < 0) {
+            conn_end(c);
         }
+        return;
+    }
+    if (bytes > 0) {
+        c->heard_ms = uv_now(c->hub->config.loop);
+        if (c->tls != NULL) {
+            receive_tls(c, (const uint8_t *)buf->base, (size_t)bytes);
+        } else {
+            receive_plain(c, (const uint8_t *)buf->base, (size_t)bytes);
+        }
+        c->heard = true;
         conn_touch(c);
     } else if (bytes < 0) {
         c->uv_status = (int)bytes;
-        conn_fail(c, "%s", bytes == UV_EOF ? "the peer closed the connection" : uv_strerror((int)bytes));
+        if (bytes == UV_EOF) {
+            end_of_file(c);
+        } else {
+            conn_fail(c, "%s", uv_strerror((int)bytes));
+        }
     }
-    if (c->failed) {
+    if (c->failed && !linger(c)) {
         conn_end(c); /* At once, not at the end of the turn: this is how a dead peer shows itself. */
     }
 }
@@ -359,6 +459,21 @@ static int session_start(struct conn *c)
     return 0;
 }
 
+static int tls_start(struct conn *c)
+{
+    struct tls_name expect = {.kind = TLS_KIND_NODE};
+    struct otr_errmsg msg;
+
+    if (c->hub->tls == NULL) {
+        return 0;
+    }
+    memcpy(expect.cluster, c->hub->cluster, sizeof expect.cluster);
+    if (!c->server) {
+        snprintf(expect.name, sizeof expect.name, "%s", c->node_expected);
+    }
+    return tls_session_new(&c->tls, c->hub->tls, c->server ? TLS_SERVER : TLS_CLIENT, &expect, &msg);
+}
+
 /* The socket is connected: name it, tune it, begin to talk. UV_* */
 static int conn_start(struct conn *c)
 {
@@ -380,7 +495,7 @@ static int conn_start(struct conn *c)
         setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
     }
     c->arena = malloc(CONN_ARENA_BYTES);
-    if (c->arena == NULL || session_start(c) != 0) {
+    if (c->arena == NULL || tls_start(c) != 0 || session_start(c) != 0) {
         return UV_ENOMEM;
     }
     c->heard_ms = uv_now(c->hub->config.loop);
@@ -447,8 +562,8 @@ static void on_connect(uv_connect_t *connect, int status)
     c->ops->on_connected(c);
 }
 
-int conn_connect(struct conn **conn, struct peer_hub *hub, const struct sockaddr *address, const struct conn_ops *ops,
-                 void *owner)
+int conn_connect(struct conn **conn, struct peer_hub *hub, const struct sockaddr *address, const char *node,
+                 const struct conn_ops *ops, void *owner)
 {
     struct conn *c = conn_new(hub, false, ops, owner);
     int rv;
@@ -457,6 +572,7 @@ int conn_connect(struct conn **conn, struct peer_hub *hub, const struct sockaddr
         return UV_ENOMEM;
     }
     c->connect.data = c;
+    c->node_expected = node;
     rv = uv_tcp_connect(&c->connect, &c->tcp, address, on_connect);
     if (rv != 0) {
         conn_close(c);

@@ -1,11 +1,15 @@
-/* One HTTP/2 connection: an nghttp2 session on a uv_tcp, either role.
+/* One HTTP/2 connection: an nghttp2 session on a uv_tcp, either role, with TLS between the two or not.
  *
  * Happy path: connect (or accept), exchange SETTINGS, then streams. Reading feeds nghttp2, which calls the streams.
  * Writing happens once a loop turn: frames are gathered into one batch of at most CONN_BATCH_BYTES, written, and only
  * then is nghttp2 asked for more; so an urgent frame waits for one batch at most, never for a queue of MiBs. nghttp2
  * picks among streams by the priority tree (a lane of beacons is the parent of all others). Failures: whatever goes
  * wrong ends the whole connection, by conn_fail; streams are closed, then the owner hears on_end. Memory is freed when
- * libuv has closed the socket. */
+ * libuv has closed the socket.
+ *
+ * With TLS the frames that wait are gathered once the handshake is complete, and a batch is encrypted as a whole before
+ * it is written; its messages are let go then. A server that refuses a client's certificate lingers for a second after
+ * the alert: were the socket closed while bytes of the client are unread, the kernel would take the alert back. */
 #ifndef OUTRIGGER_PEER_CONN_H
 #define OUTRIGGER_PEER_CONN_H
 
@@ -53,7 +57,13 @@ struct conn {
     uint64_t heard_ms; /* when bytes came last (uv_now) */
     uint64_t pinged_ms;
     uint64_t busy_ms; /* server: when it last had a stream */
+    bool heard;       /* the first bytes came */
     bool greeted;     /* the peer's SETTINGS came */
+
+    struct tls_session *tls;   /* NULL: plain */
+    const char *node_expected; /* client, TLS: the certificate must be this node's. The owner's */
+    bool mismatch;             /* one side refuses the other's certificate, or only one speaks TLS */
+    uint64_t lingers_ms;       /* since when; 0: not */
 
     uv_tcp_t tcp;
     uv_connect_t connect;
@@ -77,9 +87,10 @@ struct conn {
     struct message *refs[CONN_BATCH_BUFS];
 };
 
-/* Dials. On failure (UV_*) there is no connection; else on_connected or on_end comes, later. */
-int conn_connect(struct conn **conn, struct peer_hub *hub, const struct sockaddr *address, const struct conn_ops *ops,
-                 void *owner);
+/* Dials the node of that name, which the owner keeps. On failure (UV_*) there is no connection; else on_connected (the
+ * socket is connected; TLS comes after it) or on_end comes, later. */
+int conn_connect(struct conn **conn, struct peer_hub *hub, const struct sockaddr *address, const char *node,
+                 const struct conn_ops *ops, void *owner);
 /* Takes a waiting connection from the listener. UV_*. */
 int conn_accept(struct conn **conn, struct peer_hub *hub, const struct conn_ops *ops);
 /* Ends it at the end of the loop turn, or at the end of the read that found out; from anywhere. The first reason
@@ -90,6 +101,8 @@ void conn_close(struct conn *c);
 /* Says GOAWAY and writes what can be written at once. */
 void conn_goodbye(struct conn *c);
 void conn_ping(struct conn *c);
+/* It only waits for the other side to read an alert; ended when that takes too long. For hub.c. */
+bool conn_lingers(struct conn *c, uint64_t now_ms);
 /* Writes. For hub.c. */
 void conn_flush(struct conn *c);
 /* Something was submitted. */

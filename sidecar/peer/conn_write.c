@@ -120,12 +120,22 @@ static void gather(struct conn *c)
     }
 }
 
+/* Whatever was being written is. */
+static void write_done(struct conn *c)
+{
+    if (c->tls != NULL) {
+        tls_session_sent(c->tls);
+    } else {
+        conn_write_release(c);
+    }
+}
+
 static void on_written(uv_write_t *write, int status)
 {
     struct conn *c = write->data;
 
     c->writing = false;
-    conn_write_release(c);
+    write_done(c);
     if (c->ending) {
         return;
     }
@@ -137,10 +147,8 @@ static void on_written(uv_write_t *write, int status)
 }
 
 /* Writes what the socket takes at once; the rest becomes the one write that is under way. */
-static bool batch_write(struct conn *c)
+static bool socket_write(struct conn *c, uv_buf_t *bufs, unsigned count)
 {
-    uv_buf_t *bufs = c->bufs;
-    unsigned count = c->bufs_count;
     int rv = uv_try_write((uv_stream_t *)&c->tcp, bufs, count);
 
     if (rv < 0 && rv != UV_EAGAIN) {
@@ -161,7 +169,7 @@ static bool batch_write(struct conn *c)
         }
     }
     if (count == 0) {
-        conn_write_release(c);
+        write_done(c);
         return true;
     }
     c->write.data = c;
@@ -174,12 +182,72 @@ static bool batch_write(struct conn *c)
     return false;
 }
 
+/* Writes what TLS has to send. True: all of it, and the socket may take more. */
+static bool tls_flush(struct conn *c)
+{
+    uv_buf_t buf;
+
+    while (!c->writing && tls_session_out(c->tls, &buf)) {
+        if (!socket_write(c, &buf, 1)) {
+            return false;
+        }
+    }
+    return !c->writing;
+}
+
+static bool batch_write(struct conn *c)
+{
+    struct otr_errmsg msg;
+    int rv;
+
+    if (c->tls == NULL) {
+        return socket_write(c, c->bufs, c->bufs_count);
+    }
+    rv = tls_session_write(c->tls, c->bufs, c->bufs_count, &msg);
+    conn_write_release(c);
+    if (rv != 0) {
+        conn_fail(c, "TLS: %s", msg.text);
+        return false;
+    }
+    return tls_flush(c);
+}
+
+/* Only what the socket takes at once: the connection ends in any case. */
+static bool write_last(struct conn *c)
+{
+    uv_buf_t buf;
+    int rv;
+
+    if (c->writing || !tls_session_out(c->tls, &buf)) {
+        return false;
+    }
+    rv = uv_try_write((uv_stream_t *)&c->tcp, &buf, 1);
+    tls_session_sent(c->tls);
+    return rv == (int)buf.len;
+}
+
+bool conn_write_alert(struct conn *c)
+{
+    return c->tls != NULL && write_last(c);
+}
+
+void conn_write_goodbye(struct conn *c)
+{
+    if (c->tls != NULL && !c->failed) {
+        tls_session_close(c->tls);
+        write_last(c);
+    }
+}
+
 void conn_flush(struct conn *c)
 {
     size_t total = 0;
 
     if (!c->started || c->ending) {
         return;
+    }
+    if (c->tls != NULL && (!tls_flush(c) || !tls_session_ready(c->tls))) {
+        return; /* The handshake first. */
     }
     while (!c->writing && !c->failed) {
         size_t bytes;

@@ -147,8 +147,12 @@ static void on_connection(uv_stream_t *listener, int status)
 
 static void check_incoming(struct conn *c, uint64_t now_ms)
 {
+    if (conn_lingers(c, now_ms)) {
+        return;
+    }
     if (!c->greeted && now_ms - c->opened_ms >= GREETING_MS) {
-        conn_fail(c, "no HTTP/2 greeting within %d ms", GREETING_MS);
+        conn_fail(c, "no %s greeting within %d ms", c->tls != NULL && !tls_session_ready(c->tls) ? "TLS" : "HTTP/2",
+                  GREETING_MS);
     } else if (now_ms - c->heard_ms >= SILENCE_MS) {
         conn_fail(c, "nothing heard for %" PRIu64 " ms", now_ms - c->heard_ms);
     } else if (c->streams_count == 0 && now_ms - c->busy_ms >= IDLE_MS) {
@@ -239,6 +243,7 @@ static void hub_fill(struct peer_hub *hub, const struct peer_config *config)
     hub->config.node = hub->node;
     hub->config.version = hub->version;
     hub->config.listen_host = NULL; /* The caller's. */
+    hub->config.ca_file = hub->config.cert_file = hub->config.key_file = NULL;
     list_init(&hub->links);
     list_init(&hub->incoming);
     list_init(&hub->calls);
@@ -248,22 +253,20 @@ static void hub_fill(struct peer_hub *hub, const struct peer_config *config)
     list_init(&hub->close_task.node);
 }
 
-/* Handles that never fail to start, but for the listener; unref'd: they shall not keep a loop alive. */
-static int hub_start(struct peer_hub *hub, int fd)
+/* Handles that never fail to start; unref'd, but for the listener: they shall not keep a loop alive. */
+static void hub_start(struct peer_hub *hub, int fd)
 {
     uv_loop_t *loop = hub->config.loop;
     int rv = uv_tcp_init(loop, &hub->listener);
 
-    if (rv != 0) {
-        return rv;
-    }
+    assert(rv == 0); /* It opens nothing yet. */
     rv = uv_tcp_open(&hub->listener, fd);
     assert(rv == 0); /* A fresh socket of ours. */
     uv_prepare_init(loop, &hub->prepare);
     uv_check_init(loop, &hub->check);
     uv_idle_init(loop, &hub->idle);
     uv_timer_init(loop, &hub->tick);
-    hub->handles = 5;
+    hub->handles += 5;
     hub->listener.data = hub->prepare.data = hub->check.data = hub->idle.data = hub->tick.data = hub;
     uv_prepare_start(&hub->prepare, on_prepare);
     uv_check_start(&hub->check, on_check);
@@ -274,6 +277,37 @@ static int hub_start(struct peer_hub *hub, int fd)
     uv_unref((uv_handle_t *)&hub->tick);
     rv = uv_listen((uv_stream_t *)&hub->listener, BACKLOG, on_connection);
     assert(rv == 0); /* It listens already. */
+}
+
+static int hub_open_tls(struct peer_hub *hub, const struct peer_config *config, struct otr_errmsg *msg)
+{
+    struct tls_name self = {.kind = TLS_KIND_NODE};
+    const struct tls_config tls = {
+        .label = "peer",
+        .ca_file = config->ca_file,
+        .cert_file = config->cert_file,
+        .key_file = config->key_file,
+        .alpn = "h2",
+        .peer_required = true,
+        .self = &self,
+    };
+    int rv;
+
+    if (config->ca_file == NULL && config->cert_file == NULL && config->key_file == NULL) {
+        return 0;
+    }
+    if (config->ca_file == NULL || config->cert_file == NULL || config->key_file == NULL) {
+        otr_errmsg_set(msg, "TLS between peers needs all three: CA, certificate and key");
+        return OTR_INVALID;
+    }
+    memcpy(self.cluster, hub->cluster, sizeof self.cluster);
+    memcpy(self.name, hub->node, sizeof self.name);
+    rv = tls_new(&hub->tls, config->loop, &tls, msg);
+    if (rv != 0) {
+        otr_errmsg_wrap(msg, "TLS between peers");
+        return rv;
+    }
+    hub_handle_opened(hub);
     return 0;
 }
 
@@ -288,40 +322,51 @@ int peer_hub_new(struct peer_hub **hub, const struct peer_config *config, struct
         return rv;
     }
     h = calloc(1, sizeof *h);
-    if (h == NULL) {
-        goto err;
+    if (h != NULL) {
+        h->read_buffer = malloc(HUB_READ_BYTES);
     }
-    h->read_buffer = malloc(HUB_READ_BYTES);
-    if (h->read_buffer == NULL) {
-        goto err_after_hub;
+    if (h == NULL || h->read_buffer == NULL) {
+        otr_errmsg_set(msg, "out of memory");
+        rv = OTR_NOMEM;
+        goto err;
     }
     signal(SIGPIPE, SIG_IGN); /* libuv writes without MSG_NOSIGNAL: a peer that goes away must not end the process. */
     hub_fill(h, config);
     rv = listen_socket(config, &fd, &h->port, msg);
     if (rv != 0) {
-        free(h->read_buffer);
-        free(h);
-        return rv;
+        goto err;
     }
-    if (hub_start(h, fd) != 0) {
+    rv = hub_open_tls(h, config, msg);
+    if (rv != 0) {
         goto err_after_socket;
     }
+    hub_start(h, fd);
     *hub = h;
     return 0;
 
 err_after_socket:
     close(fd);
-    free(h->read_buffer);
-err_after_hub:
-    free(h);
 err:
-    otr_errmsg_set(msg, "out of memory");
-    return OTR_NOMEM;
+    if (h != NULL) {
+        free(h->read_buffer);
+    }
+    free(h);
+    return rv;
 }
 
 uint16_t peer_hub_port(const struct peer_hub *hub)
 {
     return hub->port;
+}
+
+bool peer_hub_tls_stats(const struct peer_hub *hub, struct tls_stats *stats)
+{
+    if (hub->tls == NULL) {
+        return false;
+    }
+    *stats = tls_stats(hub->tls);
+    stats->handshakes_failed += hub->callers_refused;
+    return true;
 }
 
 /* --- close -------------------------------------------------------------------------------------------------------- */
@@ -355,6 +400,11 @@ static void on_own_handle_closed(uv_handle_t *handle)
     hub_handle_closed(handle->data);
 }
 
+static void on_tls_closed(void *data)
+{
+    hub_handle_closed(data);
+}
+
 static void run_close(struct hub_task *task)
 {
     struct peer_hub *hub = list_item(task, struct peer_hub, close_task);
@@ -369,6 +419,9 @@ static void run_close(struct hub_task *task)
         conn_flush(c); /* What watchers of our health are told: behind a GOAWAY nothing more goes out. */
         conn_goodbye(c);
         conn_close(c);
+    }
+    if (hub->tls != NULL) {
+        tls_close(hub->tls, on_tls_closed, hub);
     }
     uv_close((uv_handle_t *)&hub->listener, on_own_handle_closed);
     uv_close((uv_handle_t *)&hub->prepare, on_own_handle_closed);

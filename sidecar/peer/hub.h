@@ -30,6 +30,9 @@ struct peer_hub {
     char incarnation_text[24]; /* decimal, for the metadata */
     uint16_t port;
 
+    struct tls *tls;          /* NULL: plain */
+    uint64_t callers_refused; /* that claimed another name than their certificate's */
+
     uv_tcp_t listener;
     uv_prepare_t prepare;
     uv_check_t check;

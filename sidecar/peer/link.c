@@ -273,8 +273,8 @@ static void on_hello(void *data, int status, const ProtobufCMessage *message, co
     link->refusals = 0;
     link->ticked_ms = uv_now(link->hub->config.loop);
     timer_start(link, TICK_MS);
-    otr_errmsg_set(&why, "%s, incarnation %016" PRIx64 ", version %.64s", link->conn->remote, link->incarnation,
-                   reply->version);
+    otr_errmsg_set(&why, "%s, incarnation %016" PRIx64 ", version %.64s, %s", link->conn->remote, link->incarnation,
+                   reply->version, link->conn->tls != NULL ? tls_session_describe(link->conn->tls) : "plain");
     report(link, PEER_LINK_UP, &why);
 }
 
@@ -333,7 +333,7 @@ static void on_end(struct conn *c, int uv_status, const struct otr_errmsg *msg)
             dial_failed(link, link->addresses_refused == link->addresses_count, false, &why);
         }
     } else {
-        dial_failed(link, false, link->rejected, &why);
+        dial_failed(link, false, link->rejected || c->mismatch, &why);
     }
 }
 
@@ -351,7 +351,7 @@ static void connect_next(struct peer_link *link)
     if (link->state != LINK_CONNECTING) {
         link_move(link, LINK_CONNECTING);
     }
-    rv = conn_connect(&link->conn, link->hub, address, &link_conn_ops, link);
+    rv = conn_connect(&link->conn, link->hub, address, link->peer, &link_conn_ops, link);
     if (rv == 0) {
         timer_start(link, CONNECT_TIMEOUT_MS);
     } else if (link->address_next < link->addresses_count) {
@@ -398,7 +398,9 @@ static void on_timer(uv_timer_t *timer)
         }
         break;
     case LINK_HELLO:
-        dial_failed_text(link, "no answer to Hello within 3 s");
+        dial_failed_text(link, link->conn != NULL && link->conn->tls != NULL && !tls_session_ready(link->conn->tls)
+                                   ? "the TLS handshake is not done within 3 s"
+                                   : "no answer to Hello within 3 s");
         break;
     case LINK_UP:
         check_liveness(link);

@@ -8,12 +8,19 @@
  * Bounds: a lane's queue takes PEER_LANE_BYTES; what is more is refused with OTR_BUSY until on_drain. An incoming
  * message is at most PEER_MESSAGE_MAX. An unread stream stops the sender by HTTP/2 flow control. Liveness: HTTP/2 PING
  * every second when nothing else moves; a link without answer for 3 s is DOWN (never REFUSED). Loop thread only.
- * Callbacks never come from inside the call that caused them. */
+ *
+ * With certificates all connections are mutual TLS. Each side refuses, before any message, a certificate that is not of
+ * our CA, out of its dates or for another purpose, and one that does not speak for a node of this cluster
+ * (outrigger://CLUSTER/node/NAME): the dialling side wants the very name that it dials, the accepting side refuses
+ * calls that claim another name than the certificate's. A refusal is DOWN with words, never REFUSED: it is no evidence
+ * that anybody is dead (PROTOCOL V2), for whoever answers there is not shown to be the peer. Callbacks never come from
+ * inside the call that caused them. */
 #ifndef OUTRIGGER_PEER_PEER_H
 #define OUTRIGGER_PEER_PEER_H
 
 #include "outrigger/err.h"
 #include "outrigger/types.h"
+#include "sidecar/io/tls.h"
 
 #include "outrigger.pb-c.h"
 
@@ -93,13 +100,18 @@ struct peer_config {
     uint64_t incarnation;
     const char *listen_host; /* numeric address */
     uint16_t listen_port;    /* 0: any, see peer_hub_port */
+    const char *ca_file;     /* PEM files for mutual TLS (sidecar/io/tls.h); NULL, all three: plain */
+    const char *cert_file;
+    const char *key_file;
     struct peer_handlers handlers;
     void *data;
 };
 
-/* OTR_INUSE, OTR_INVALID with words that name the address. */
+/* OTR_INUSE, OTR_INVALID with words that name the address or the file. */
 int peer_hub_new(struct peer_hub **hub, const struct peer_config *config, struct otr_errmsg *msg);
 uint16_t peer_hub_port(const struct peer_hub *hub);
+/* False: plain. handshakes_failed includes certificates of one node that were used to speak for another. */
+bool peer_hub_tls_stats(const struct peer_hub *hub, struct tls_stats *stats);
 /* What health checkers are told: SERVING or NOT_SERVING, which it is at first and while the hub closes. */
 void peer_hub_serving(struct peer_hub *hub, enum peer_service service, bool serving);
 /* Closes links (their calls end with OTR_CANCELED) and connections, then frees and calls cb. Incoming Seeds break off;

@@ -107,6 +107,99 @@ struct test_cert test_node_cert(const struct test_cert *ca, const char *cluster,
     return test_cert_make(&(struct test_cert_spec){.name = node, .uri = uri, .issuer = ca});
 }
 
+struct test_cert test_bad_cert(enum test_bad_kind kind, const struct test_cert *ca, int server, const char **words)
+{
+    static const char *const all_words[TEST_BAD_KINDS] = {
+        [TEST_BAD_EXPIRED] = "it expired on 20",
+        [TEST_BAD_NOT_YET] = "it is not valid before 20",
+        [TEST_BAD_OTHER_CA] = "it is signed by an unknown CA (CN=somebody's CA)",
+        [TEST_BAD_SELF_SIGNED] = "it is signed by itself",
+        [TEST_BAD_CLUSTER] = "it is of cluster other, expected test",
+        [TEST_BAD_NO_NAME] = "it has no name of the form outrigger://",
+        [TEST_BAD_USAGE] = "key usage lacks",
+        [TEST_BAD_NO_USAGE] = "its extended key usage lacks",
+        [TEST_BAD_CLIENT] = "it is of a client (b), expected a node",
+        [TEST_BAD_TWO_NAMES] = "it has more than one outrigger:// name",
+        [TEST_BAD_MALFORMED_NAME] = "its outrigger:// name is malformed",
+        [TEST_BAD_KEY] = "does not hold the key of the certificate",
+        [TEST_BAD_SHORT_KEY] = "its key is too short",
+        [TEST_BAD_MD5] = "it is signed with a weak hash",
+        [TEST_BAD_SIGNED_BY_A_NODE] = "invalid CA certificate",
+    };
+    struct test_cert_spec spec = {.name = "b", .uri = "outrigger://test/node/b", .issuer = ca};
+    struct test_cert above = {.cert = NULL};
+    struct test_cert made;
+
+    switch (kind) {
+    case TEST_BAD_EXPIRED:
+        spec.ends_s = -60;
+        break;
+    case TEST_BAD_NOT_YET:
+        spec.begins_s = 3600;
+        break;
+    case TEST_BAD_OTHER_CA:
+        above = test_ca("somebody's CA");
+        spec.issuer = &above;
+        break;
+    case TEST_BAD_SELF_SIGNED:
+        spec.issuer = NULL;
+        break;
+    case TEST_BAD_CLUSTER:
+        spec.uri = "outrigger://other/node/b";
+        break;
+    case TEST_BAD_NO_NAME:
+        spec.uri = "https://test/node/b";
+        spec.dns = "b";
+        break;
+    case TEST_BAD_USAGE:
+        spec.usage = server ? "clientAuth" : "serverAuth";
+        break;
+    case TEST_BAD_NO_USAGE:
+        spec.usage = "";
+        break;
+    case TEST_BAD_CLIENT:
+        spec.uri = "outrigger://test/client/b";
+        break;
+    case TEST_BAD_TWO_NAMES:
+        spec.uri2 = "outrigger://test/node/c";
+        break;
+    case TEST_BAD_MALFORMED_NAME:
+        spec.uri = "outrigger://test/node/b/c";
+        break;
+    case TEST_BAD_SHORT_KEY:
+        spec.rsa_bits = 1024;
+        break;
+    case TEST_BAD_MD5:
+        /* There is no elliptic signature with MD5: an intermediate signs. */
+        above = test_cert_make(&(struct test_cert_spec){.name = "between", .ca = 1, .issuer = ca, .rsa_bits = 2048});
+        spec.issuer = &above;
+        spec.hash = "MD5";
+        break;
+    case TEST_BAD_SIGNED_BY_A_NODE:
+        above = test_node_cert(ca, "test", "a");
+        spec.issuer = &above;
+        break;
+    default:
+        break;
+    }
+    *words = all_words[kind];
+    made = test_cert_make(&spec);
+    if (kind == TEST_BAD_KEY) {
+        EVP_PKEY *own = EVP_EC_gen("P-256");
+        EVP_PKEY *shown = made.key;
+
+        made.key = test_key_forged(shown, own);
+        EVP_PKEY_free(own);
+        EVP_PKEY_free(shown);
+    }
+    if (kind == TEST_BAD_SIGNED_BY_A_NODE || kind == TEST_BAD_MD5) {
+        X509_up_ref(above.cert);
+        made.above = above.cert;
+    }
+    test_cert_free(&above);
+    return made;
+}
+
 static FILE *open_aside(const char *path, char aside[4096], mode_t mode)
 {
     FILE *f;
@@ -177,13 +270,32 @@ EVP_PKEY *test_key_forged(EVP_PKEY *shown, EVP_PKEY *held)
     return forged;
 }
 
+static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_bytes, const unsigned char *in,
+                   unsigned in_bytes, void *data)
+{
+    (void)ssl;
+    (void)data;
+    MUST(in_bytes > in[0]);
+    *out = in + 1;
+    *out_bytes = in[0];
+    return SSL_TLSEXT_ERR_OK;
+}
+
+static int on_verify(int ok, X509_STORE_CTX *store)
+{
+    (void)ok;
+    (void)store;
+    return 1;
+}
+
 SSL_CTX *test_ssl_ctx(const struct test_cert *own, const char *alpn)
 {
     SSL_CTX *ctx = SSL_CTX_new(TLS_method());
 
     MUST(ctx != NULL);
     SSL_CTX_set_security_level(ctx, 0);
-    SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, NULL);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, on_verify);
+    SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL);
     if (alpn != NULL) {
         MUST(SSL_CTX_set_alpn_protos(ctx, (const unsigned char *)alpn, (unsigned)strlen(alpn)) == 0);
     }

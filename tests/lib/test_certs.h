@@ -33,6 +33,28 @@ struct test_cert test_ca(const char *name);
 /* A good certificate of a node, by the CA. */
 struct test_cert test_node_cert(const struct test_cert *ca, const char *cluster, const char *node);
 
+/* Certificates that a node "b" of cluster "test" must not get through with, towards whoever trusts `ca`. */
+enum test_bad_kind {
+    TEST_BAD_EXPIRED,
+    TEST_BAD_NOT_YET,
+    TEST_BAD_OTHER_CA,
+    TEST_BAD_SELF_SIGNED,
+    TEST_BAD_CLUSTER,
+    TEST_BAD_NO_NAME,
+    TEST_BAD_USAGE, /* fit for the other role only */
+    TEST_BAD_NO_USAGE,
+    TEST_BAD_CLIENT, /* a client's, called b */
+    TEST_BAD_TWO_NAMES,
+    TEST_BAD_MALFORMED_NAME,
+    TEST_BAD_KEY, /* good, but somebody else's: shown without having its key */
+    TEST_BAD_SHORT_KEY,
+    TEST_BAD_MD5,
+    TEST_BAD_SIGNED_BY_A_NODE,
+    TEST_BAD_KINDS,
+};
+/* `server`: the role in which it will be shown. *words: what a refusal of it must say. */
+struct test_cert test_bad_cert(enum test_bad_kind kind, const struct test_cert *ca, int server, const char **words);
+
 /* Write PEM files, at one go (by renaming); the key with mode 0600. NULL: not that one. */
 void test_cert_write(const struct test_cert *c, const char *cert_path, const char *key_path);
 /* Several CAs into one file. */
@@ -40,8 +62,8 @@ void test_ca_write(const char *path, const struct test_cert *a, const struct tes
 
 /* The public half of one key and the private half of another: somebody who shows a certificate that is not his. */
 EVP_PKEY *test_key_forged(EVP_PKEY *shown, EVP_PKEY *held);
-/* An OpenSSL context of our own making, that minds nothing: shows `own` (or nothing) and trusts everybody. alpn: as on
- * the wire. */
+/* An OpenSSL context of our own making, that minds nothing: shows `own` (or nothing), asks for a certificate and trusts
+ * everybody. alpn: what a client asks for, as on the wire; a server takes what comes first. */
 SSL_CTX *test_ssl_ctx(const struct test_cert *own, const char *alpn);
 
 #endif

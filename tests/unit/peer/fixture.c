@@ -1,6 +1,12 @@
 #include "fixture.h"
 
+#include <stdio.h>
+#include <unistd.h>
+
 uv_loop_t *loop;
+struct test_cert ca;
+struct temp_dir dir;
+bool secure;
 static uv_loop_t the_loop;
 static uv_timer_t waker;
 
@@ -143,6 +149,43 @@ static void on_intruder(void *data, const struct peer_from *from, const char *cl
 
 /* --- nodes -------------------------------------------------------------------------------------------------------- */
 
+void secure_begin(void)
+{
+    if (!secure) {
+        ca = test_ca("the CA");
+        temp_dir_init(&dir);
+        secure = true;
+    }
+}
+
+static void secure_end(void)
+{
+    if (secure) {
+        test_cert_free(&ca);
+        temp_dir_close(&dir);
+        secure = false;
+    }
+}
+
+/* The files of node `name`, made if missing. */
+static void good_files(struct peer_config *config, char paths[3][300])
+{
+    struct test_cert cert;
+
+    snprintf(paths[0], 300, "%s/%s-ca.pem", dir.path, config->node);
+    snprintf(paths[1], 300, "%s/%s.pem", dir.path, config->node);
+    snprintf(paths[2], 300, "%s/%s.key", dir.path, config->node);
+    config->ca_file = paths[0];
+    config->cert_file = paths[1];
+    config->key_file = paths[2];
+    if (access(paths[0], F_OK) != 0) {
+        cert = test_node_cert(&ca, config->cluster, config->node);
+        test_ca_write(paths[0], &ca, NULL);
+        test_cert_write(&cert, paths[1], paths[2]);
+        test_cert_free(&cert);
+    }
+}
+
 void node_open(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port)
 {
     struct peer_config config = {
@@ -157,10 +200,14 @@ void node_open(struct node *n, const char *name, const char *cluster, uint64_t i
         .data = n,
     };
     struct otr_errmsg msg = {0};
+    char paths[3][300];
     int rv;
 
     memset(n, 0, sizeof *n);
     n->incarnation = incarnation;
+    if (secure) {
+        good_files(&config, paths);
+    }
     rv = peer_hub_new(&n->hub, &config, &msg);
     cr_assert(eq(int, rv, 0), "%s", msg.text);
 }
@@ -207,6 +254,9 @@ void loop_begin(void)
     loop = &the_loop;
     uv_loop_init(loop);
     uv_timer_init(loop, &waker);
+    if (getenv("PEER_TLS") != NULL) {
+        secure_begin();
+    }
 }
 
 void loop_end(void)
@@ -219,6 +269,7 @@ void loop_end(void)
     }
     uv_close((uv_handle_t *)&waker, NULL);
     uv_run(loop, UV_RUN_NOWAIT);
+    secure_end();
     cr_assert(eq(int, uv_loop_close(loop), 0));
 }
 

@@ -1,8 +1,12 @@
-/* Two or more hubs in one process, on one loop, and a record of all that they report. */
+/* Two or more hubs in one process, on one loop, and a record of all that they report. With PEER_TLS=1 in the
+ * environment all of them use TLS. */
 #ifndef TESTS_UNIT_PEER_FIXTURE_H
 #define TESTS_UNIT_PEER_FIXTURE_H
 
 #include "sidecar/peer/peer.h"
+
+#include "tests/lib/temp_dir.h"
+#include "tests/lib/test_certs.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
@@ -52,6 +56,11 @@ struct node {
 };
 
 extern uv_loop_t *loop;
+/* All hubs opened from now on have good certificates of this CA, from files in this directory. Until loop_end. */
+extern struct test_cert ca;
+extern struct temp_dir dir;
+extern bool secure;
+void secure_begin(void);
 
 /* `node` is filled; port 0 takes any. */
 void node_open(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port);
