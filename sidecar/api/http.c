@@ -1,9 +1,11 @@
 #include "sidecar/api/http_internal.h"
 #include "sidecar/io/clock.h"
+#include "sidecar/io/log.h"
 
 #include <assert.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -114,12 +116,24 @@ static void on_sweep(uv_timer_t *timer)
     }
 }
 
+/* Closes the connection that has waited longest for a request, if any waits. */
+static void make_room(struct http_server *s)
+{
+    if (s->idle != NULL) {
+        s->metrics.idle_closed_total++;
+        http_conn_close(s->idle);
+    }
+}
+
 static struct http_conn *conn_new(struct http_server *s)
 {
     struct http_conn *c = calloc(1, sizeof *c);
 
     if (c == NULL) {
         return NULL;
+    }
+    if (s->sockets_count >= s->config.connections_max) {
+        make_room(s);
     }
     if (uv_tcp_init(s->config.loop, &c->tcp) != 0) {
         free(c);
@@ -134,12 +148,14 @@ static struct http_conn *conn_new(struct http_server *s)
     }
     s->conns = c;
     s->conns_count++;
+    s->sockets_count++;
     if (s->conns_count == 1) {
         uv_timer_start(&s->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     }
     http_guard_init(&c->guard);
     http_conn_enter(
         c, HTTP_CONN_HEAD); /* The first request is due: an idle one is only kept when it was asked something. */
+    http_conn_idle(c, true);
     return c;
 }
 
@@ -148,13 +164,13 @@ static void conn_begin(struct http_conn *c, int rv)
 {
     struct http_server *s = c->s;
 
-    if (rv != 0 || s->conns_count > s->config.connections_max + REFUSED_CONNECTIONS_MAX) {
+    if (rv != 0 || s->sockets_count > s->config.connections_max + REFUSED_CONNECTIONS_MAX) {
         http_conn_close(c);
         return;
     }
     s->metrics.connections_total++;
     uv_tcp_nodelay(&c->tcp, 1);
-    if (s->conns_count > s->config.connections_max) {
+    if (s->sockets_count > s->config.connections_max) {
         http_conn_refuse(c, 503, "too many connections: try again");
         return;
     }
@@ -166,7 +182,12 @@ static void on_connection(uv_stream_t *stream, int status)
     struct http_server *s = stream->data;
     struct http_conn *c;
 
-    if (status != 0 || s->retired) {
+    if (s->retired) {
+        return;
+    }
+    if (status != 0) { /* Without descriptors libuv drops newcomers by one that it keeps for that; if it lost that: */
+        LOG_LIMITED(LOG_WARN, "http", "accept: %s", uv_strerror(status));
+        make_room(s);
         return;
     }
     c = conn_new(s);
@@ -199,9 +220,15 @@ static void accept_waiting(struct http_server *s)
 
 static void set_defaults(struct http_server_config *c)
 {
+    struct rlimit files;
+
     c->connections_max = c->connections_max != 0 ? c->connections_max : 10000;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur / 4 * 3 < c->connections_max) {
+        c->connections_max = (uint32_t)(files.rlim_cur / 4 * 3); /* the rest is for files, peers and the engine */
+    }
     c->body_max = c->body_max != 0 ? c->body_max : 64 << 20;
     c->bodies_total_max = c->bodies_total_max != 0 ? c->bodies_total_max : 512 << 20;
+    c->answers_total_max = c->answers_total_max != 0 ? c->answers_total_max : 256 << 20;
     c->head_timeout_ms = c->head_timeout_ms != 0 ? c->head_timeout_ms : 10000;
     c->idle_timeout_ms = c->idle_timeout_ms != 0 ? c->idle_timeout_ms : 75000;
     c->rest_timeout_ms = c->rest_timeout_ms != 0 ? c->rest_timeout_ms : 10000;
@@ -247,6 +274,7 @@ int http_server_new(struct http_server **out, const struct http_server_config *c
     signal(SIGPIPE, SIG_IGN); /* libuv writes without MSG_NOSIGNAL: a client that goes away must not end the process. */
     s->config = *config;
     set_defaults(&s->config);
+    s->idle_end = &s->idle;
     rv = parse_address(config->host, config->port, &address);
     if (rv != 0) {
         otr_errmsg_set(msg, "listen on %s:%u: no numeric IP address", config->host, config->port);
@@ -292,7 +320,9 @@ uint32_t http_server_connections(const struct http_server *s)
 const struct http_metrics *http_server_metrics(struct http_server *s)
 {
     s->metrics.connections = s->conns_count;
+    s->metrics.connections_max = s->config.connections_max;
     s->metrics.body_bytes = s->bodies_total;
+    s->metrics.answer_bytes = s->answers_total;
     if (s->config.tls != NULL) {
         struct tls_stats tls = tls_stats(s->config.tls);
 

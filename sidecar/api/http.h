@@ -7,6 +7,10 @@
  *
  *     {"error":{"code":"...","message":"..."},"applied":false}
  *
+ * Bounds: connections, the bytes of unfinished requests and of unread answers. When there are too many connections, the
+ * one that has waited longest for a request (or its first byte) is closed for the new one; only when none waits is the
+ * new one refused. When the unread answers are too many, the connection that has not moved for longest is closed.
+ *
  * Time limits: a head must be complete 10 s after its first byte (or after connecting); a body and an answer may rest
  * for 10 s and must move at 16 KiB/s on average, after the first 20 s; a kept connection may be idle for 75 s.
  * Loop thread only. */
@@ -27,6 +31,7 @@ enum {
     HTTP_FIELDS_MAX = 100,
     HTTP_BODY_SLACK = 16, /* readable zero bytes behind a body */
     HTTP_PEER_BYTES = 64,
+    HTTP_LARGE_BYTES = 64 << 10, /* of a body */
 };
 
 struct http_server;
@@ -55,6 +60,9 @@ typedef void (*http_request_cb)(void *data, struct http_exchange *x);
 /* Whether the body of a request is to be read, when its head is there and a body comes. False: on_request is called at
  * once, without the body, and the connection ends after the answer; so strangers cannot make us hold their bodies. */
 typedef bool (*http_head_cb)(void *data, const struct http_exchange *x);
+/* The connection of a request that was handed over and not yet answered has broken: nobody will read the answer (which
+ * must come all the same, now or later). A client that merely ended its side may still read. */
+typedef void (*http_gone_cb)(void *data, struct http_exchange *x);
 
 struct http_server_config {
     uv_loop_t *loop;
@@ -62,17 +70,19 @@ struct http_server_config {
     uint16_t port;    /* 0: any */
     http_request_cb on_request;
     http_head_cb on_head; /* NULL: every body is read */
+    http_gone_cb on_gone; /* NULL: none */
     void *data;
     struct tls *tls; /* NULL: plain HTTP. Must outlive the server */
     /* 0: the default. */
-    uint32_t connections_max;  /* 10000; more are answered 503 */
-    uint64_t body_max;         /* 64 MiB */
-    uint64_t bodies_total_max; /* 512 MiB held for all connections; more are answered 503 */
-    uint32_t head_timeout_ms;  /* 10000 */
-    uint32_t idle_timeout_ms;  /* 75000 */
-    uint32_t rest_timeout_ms;  /* 10000 without any byte of a body or an answer */
-    uint32_t grace_ms;         /* 20000 before rate_bytes counts */
-    uint32_t rate_bytes;       /* 16384 bytes a second at least */
+    uint32_t connections_max;   /* 10000, or three quarters of the file descriptors that the process may have */
+    uint64_t body_max;          /* 64 MiB */
+    uint64_t bodies_total_max;  /* 512 MiB for all connections (large ones: three quarters of it); more: 503 */
+    uint64_t answers_total_max; /* 256 MiB of answers that wait to be read */
+    uint32_t head_timeout_ms;   /* 10000 */
+    uint32_t idle_timeout_ms;   /* 75000 */
+    uint32_t rest_timeout_ms;   /* 10000 without any byte of a body or an answer */
+    uint32_t grace_ms;          /* 20000 before rate_bytes counts */
+    uint32_t rate_bytes;        /* 16384 bytes a second at least */
 };
 
 /* OTR_INUSE, OTR_INVALID, OTR_DENIED with words that name the address. */
@@ -86,10 +96,14 @@ uint32_t http_server_connections(const struct http_server *s);
 #define HTTP_METRICS(X, S)                                                                                   \
     X(S, connections_total, COUNTER, "Connections accepted")                                                 \
     X(S, refused_total, COUNTER, "Connections and requests refused before they meant anything: malformed, too large, too slow, too many") \
+    X(S, idle_closed_total, COUNTER, "Waiting connections closed to make room for new ones")                 \
+    X(S, unread_closed_total, COUNTER, "Connections closed because too many answers waited to be read")      \
     X(S, received_bytes_total, COUNTER, "Bytes received")                                                    \
     X(S, sent_bytes_total, COUNTER, "Bytes of answers")                                                      \
     /* read when asked */                                                                                    \
     X(S, connections, GAUGE, "Open connections")                                                             \
+    X(S, connections_max, GAUGE, "Most that are let in")                                                     \
+    X(S, answer_bytes, GAUGE, "Answers that wait to be read")                                                \
     X(S, body_bytes, GAUGE, "Memory that holds bodies of requests")                                          \
     X(S, tls_handshakes_total, COUNTER, "TLS handshakes completed on the clients' port")                     \
     X(S, tls_handshakes_failed_total, COUNTER, "TLS handshakes failed there")                                \

@@ -8,11 +8,9 @@
 static const struct {
     int status;
     const char *code;
-} codes[] = {{400, "bad_request"},        {408, "timeout"},
-             {405, "method_not_allowed"}, {413, "too_large"},
-             {417, "expectation_failed"}, {431, "headers_too_large"},
-             {500, "internal"},           {501, "not_implemented"},
-             {503, "unavailable"},        {505, "version_not_supported"}};
+} codes[] = {{400, "bad_request"},        {408, "timeout"},     {405, "method_not_allowed"},   {413, "too_large"},
+             {417, "expectation_failed"}, {429, "busy"},        {431, "headers_too_large"},    {500, "internal"},
+             {501, "not_implemented"},    {503, "unavailable"}, {505, "version_not_supported"}};
 
 /* When neither the socket nor the request's handler needs it any more. */
 static void conn_release(struct http_conn *c)
@@ -36,27 +34,64 @@ static void on_conn_closed(uv_handle_t *handle)
     conn_release(c);
 }
 
+void http_conn_idle(struct http_conn *c, bool idle)
+{
+    struct http_server *s = c->s;
+
+    if (c->idle_link != NULL) {
+        *c->idle_link = c->idle_next;
+        if (c->idle_next != NULL) {
+            c->idle_next->idle_link = c->idle_link;
+        } else {
+            s->idle_end = c->idle_link;
+        }
+        c->idle_link = NULL;
+    }
+    if (idle) {
+        c->idle_next = NULL;
+        c->idle_link = s->idle_end;
+        *s->idle_end = c;
+        s->idle_end = &c->idle_next;
+    }
+}
+
+static void answer_counted(struct http_conn *c, size_t bytes)
+{
+    c->s->answers_total += bytes - c->out_counted;
+    c->out_counted = bytes;
+}
+
 void http_conn_close(struct http_conn *c)
 {
+    bool handling;
+
     if (c->state == HTTP_CONN_CLOSED) {
         return;
     }
-    if (c->state != HTTP_CONN_HANDLING) {
+    handling = c->state == HTTP_CONN_HANDLING;
+    if (!handling) {
         http_call_free(c->s, c->call); /* unfinished */
         c->call = NULL;
     }
     http_tls_end(c);
     c->state = HTTP_CONN_CLOSED;
+    http_conn_idle(c, false);
+    answer_counted(c, 0);
+    c->s->sockets_count--;
     free(c->head);
     free(c->pending);
     c->head = NULL;
     c->pending = NULL;
     uv_close((uv_handle_t *)&c->tcp, on_conn_closed);
+    if (handling && c->s->config.on_gone != NULL) {
+        c->s->config.on_gone(c->s->config.data, &c->call->x);
+    }
 }
 
 void http_conn_enter(struct http_conn *c, enum http_conn_state state)
 {
     c->state = state;
+    http_conn_idle(c, state == HTTP_CONN_IDLE);
     c->since_ms = clock_now_ms();
     c->moved_ms = c->since_ms;
     c->moved_bytes = 0;
@@ -96,6 +131,7 @@ void http_conn_written(struct http_conn *c)
 {
     char *pending = c->pending;
 
+    answer_counted(c, 0);
     text_close(&c->out_head);
     text_close(&c->out_body);
     if (!c->keep_alive || c->s->leaving) {
@@ -133,8 +169,25 @@ static void on_written(uv_write_t *req, int status)
     http_conn_written(c);
 }
 
+/* Too many answers wait to be read: the one that has not moved for longest goes, maybe this one. */
+static void bound_answers(struct http_server *s)
+{
+    while (s->answers_total > s->config.answers_total_max) {
+        struct http_conn *slowest = NULL;
+
+        for (struct http_conn *c = s->conns; c != NULL; c = c->next) {
+            if (c->out_counted != 0 && (slowest == NULL || c->moved_ms < slowest->moved_ms)) {
+                slowest = c;
+            }
+        }
+        assert(slowest != NULL);
+        s->metrics.unread_closed_total++;
+        http_conn_close(slowest);
+    }
+}
+
 /* Sends out_head and out_body: at once as far as the socket takes it, the rest by uv_write. */
-static void conn_write(struct http_conn *c)
+static void send_plain(struct http_conn *c)
 {
     uv_buf_t bufs[2] = {uv_buf_init(c->out_head.bytes, (unsigned)c->out_head.used),
                         uv_buf_init(c->out_body.bytes, (unsigned)c->out_body.used)};
@@ -143,11 +196,6 @@ static void conn_write(struct http_conn *c)
     size_t sent;
     int rv;
 
-    http_conn_enter(c, HTTP_CONN_WRITING);
-    if (c->s->config.tls != NULL && !c->plain) {
-        http_tls_answer(c);
-        return;
-    }
     rv = uv_try_write((uv_stream_t *)&c->tcp, bufs, count);
     if (rv < 0 && rv != UV_EAGAIN) {
         http_conn_close(c);
@@ -168,6 +216,20 @@ static void conn_write(struct http_conn *c)
     if (uv_write(&c->write, (uv_stream_t *)&c->tcp, bufs + first, count - first, on_written) != 0) {
         http_conn_close(c);
     }
+}
+
+static void conn_write(struct http_conn *c)
+{
+    struct http_server *s = c->s;
+
+    http_conn_enter(c, HTTP_CONN_WRITING);
+    answer_counted(c, c->out_head.used + c->out_body.used);
+    if (s->config.tls != NULL && !c->plain) {
+        http_tls_answer(c);
+    } else {
+        send_plain(c);
+    }
+    bound_answers(s); /* Those that went out at once no longer count. */
 }
 
 void http_conn_answer(struct http_conn *c, int status, const char *headers, struct text *body)
@@ -221,7 +283,7 @@ void http_conn_refuse(struct http_conn *c, int status, const char *why)
     c->s->metrics.refused_total++;
     text_init(&body, 4096);
     http_error_text(&body, code, why, "false", NULL);
-    http_conn_answer(c, status, NULL, &body);
+    http_conn_answer(c, status, status == 429 || status == 503 ? "Retry-After: 1\r\n" : NULL, &body);
 }
 
 void http_reply(struct http_exchange *x, int status, const char *headers, struct text *body)

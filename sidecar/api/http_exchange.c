@@ -43,7 +43,9 @@ static int body_reserve(struct http_server *s, struct http_exchange *x, size_t b
     if (bytes <= capacity) {
         return 0;
     }
-    if (s->bodies_total - capacity + bytes > s->config.bodies_total_max) {
+    /* A few large bodies that come slowly must not keep everybody else's small ones out. */
+    if (s->bodies_total - capacity + bytes >
+        s->config.bodies_total_max - (bytes > HTTP_LARGE_BYTES ? s->config.bodies_total_max / 4 : 0)) {
         return OTR_BUSY;
     }
     head = realloc(x->body != NULL ? body_head(x->body) : NULL, sizeof *head + bytes + HTTP_BODY_SLACK);

@@ -48,7 +48,10 @@ struct http_server {
     uv_timer_t sweep;
     struct http_conn *conns;
     uint32_t conns_count;
+    uint32_t sockets_count;             /* of them, those that still have their socket */
+    struct http_conn *idle, **idle_end; /* those that wait for a request's first byte, the longest first */
     uint64_t bodies_total;
+    uint64_t answers_total;
     struct http_metrics metrics;
     uint64_t closing_since_ms;
     bool leaving; /* every answer ends its connection */
@@ -74,6 +77,7 @@ struct http_conn {
     uv_tcp_t tcp;
     struct http_server *s;
     struct http_conn *next, **link;
+    struct http_conn *idle_next, **idle_link; /* idle_link NULL: not on the list */
     enum http_conn_state state;
     bool reading;
     bool in_input;   /* http_conn_input is on the stack */
@@ -94,6 +98,7 @@ struct http_conn {
     size_t pending_bytes;
     uv_write_t write;
     struct text out_head, out_body;
+    size_t out_counted; /* of answers_total */
     /* Of a server with TLS. */
     struct tls_session *tls; /* from the first byte on */
     bool tls_writing;        /* `write` is under way with what the session lent */
@@ -114,6 +119,8 @@ void http_call_free(struct http_server *s, struct http_call *call);
 /* --- http_conn.c --- */
 
 void http_conn_enter(struct http_conn *c, enum http_conn_state state);
+/* Waits for the first byte of a request, or does no longer. */
+void http_conn_idle(struct http_conn *c, bool idle);
 void http_conn_close(struct http_conn *c);
 void http_conn_read(struct http_conn *c);
 /* The answer is with the kernel. */

@@ -237,6 +237,7 @@ static size_t head_input(struct http_conn *c, const char *data, size_t n)
         memcpy(c->head, data, taken);
     }
     c->head_used += taken;
+    http_conn_idle(c, false);
     return taken;
 }
 

@@ -39,6 +39,12 @@ void http_conn_enter(struct http_conn *c, enum http_conn_state state)
     c->state = state;
 }
 
+void http_conn_idle(struct http_conn *c, bool idle)
+{
+    (void)c;
+    (void)idle;
+}
+
 void http_conn_close(struct http_conn *c)
 {
     FUZZ_CHECK(c->state != HTTP_CONN_HANDLING);

@@ -5,11 +5,14 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 enum { HELD_MAX = 16 };
 
@@ -23,6 +26,7 @@ struct fixture {
     struct http_exchange *held[HELD_MAX];
     unsigned held_count;
     size_t answer_bytes; /* 0: echo */
+    struct http_exchange *gone;
 };
 
 static struct fixture f;
@@ -60,15 +64,23 @@ static void on_request(void *data, struct http_exchange *x)
     }
 }
 
+static void on_gone(void *data, struct http_exchange *x)
+{
+    cr_assert(eq(ptr, data, &f));
+    f.gone = x;
+}
+
 static void open_server(void)
 {
     struct http_server_config config = {.loop = &f.loop,
                                         .host = "127.0.0.1",
                                         .on_request = on_request,
+                                        .on_gone = on_gone,
                                         .data = &f,
                                         .connections_max = 4,
                                         .body_max = 1 << 20,
-                                        .bodies_total_max = 3 << 20,
+                                        .bodies_total_max = 4 << 20,
+                                        .answers_total_max = 40 << 20,
                                         .head_timeout_ms = 400,
                                         .idle_timeout_ms = 600,
                                         .rest_timeout_ms = 400,
@@ -338,25 +350,29 @@ Test(http, all_bodies_together_are_bounded)
     char *body = calloc(1, 1 << 20);
 
     f.hold = true;
-    for (int i = 0; i < 3; i++) { /* Three bodies of one MiB fill the three that are allowed. */
+    for (int i = 0; i < 3; i++) { /* Three bodies of one MiB fill what large ones may have. */
         client_open(&c[i], &f.loop, http_server_port(f.s));
         client_puts(&c[i], "PUT /a" HOST "Content-Length: 1048576\r\n\r\n");
         client_send(&c[i], body, 1 << 20);
     }
     run_for(&f.loop, 50);
     cr_assert(eq(uint, f.held_count, 3));
-    client_puts(&f.client, "PUT /a" HOST "Content-Length: 10\r\n\r\n0123456789");
+    client_puts(&f.client, "PUT /a" HOST "Content-Length: 1048576\r\n\r\n");
+    client_send(&f.client, body, 200000);
     cr_assert(eq(int, answer(&f.client), 503));
+    cr_assert(eq(str, (char *)answer_header(&f.answer, "Retry-After"), "1"));
+    client_close(&f.client);
     f.hold = false;
+    run_for(&f.loop, 50); /* Four connections are allowed: the server must have seen this one end. */
+    client_open(&f.client, &f.loop, http_server_port(f.s));
+    client_puts(&f.client, "PUT /a" HOST "Content-Length: 10\r\n\r\n0123456789"); /* small ones go on */
+    expect_echo(&f.client, "PUT /a 0123456789");
     for (int i = 0; i < 3; i++) {
         echo(f.held[--f.held_count]);
         client_close(&c[i]);
     }
-    client_close(&f.client);
-    run_for(&f.loop, 50); /* Four connections are allowed: the server must have seen these end. */
-    client_open(&f.client, &f.loop, http_server_port(f.s));
-    client_puts(&f.client, "PUT /a" HOST "Content-Length: 10\r\n\r\n0123456789");
-    expect_echo(&f.client, "PUT /a 0123456789");
+    run_for(&f.loop, 50);
+    cr_assert(eq(ulong, http_server_metrics(f.s)->body_bytes, 0));
     free(body);
 }
 
@@ -364,22 +380,148 @@ Test(http, connections_are_bounded)
 {
     struct client c[4];
 
-    client_puts(&f.client, "GET /a" HOST "\r\n");
-    expect_echo(&f.client, "GET /a ");
-    for (int i = 0; i < 4; i++) {
-        client_open(&c[i], &f.loop, http_server_port(f.s));
+    f.hold = true;
+    for (int i = 0; i < 4; i++) { /* none of the four waits for a request: one is worked on, three are coming */
+        struct client *one = i == 0 ? &f.client : &c[i - 1];
+
+        if (i != 0) {
+            client_open(one, &f.loop, http_server_port(f.s));
+        }
+        client_puts(one, i == 0   ? "GET /a" HOST "\r\n"
+                         : i == 1 ? "GET /b"
+                                  : "PUT /c" HOST "Content-Length: 10\r\n\r\n");
         run_for(&f.loop, 5);
     }
+    client_open(&c[3], &f.loop, http_server_port(f.s));
     cr_assert(eq(int, answer(&c[3]), client_tls == NULL ? 503 : -1));
     cr_assert(client_ended(&c[3], 1000));
     client_close(&c[3]);
-    client_puts(&f.client, "GET /b" HOST "\r\n");
-    expect_echo(&f.client, "GET /b ");
+    f.hold = false;
+    echo(f.held[--f.held_count]);
+    expect_echo(&f.client, "GET /a ");
     for (int i = 0; i < 3; i++) {
         client_close(&c[i]);
     }
     run_for(&f.loop, 20);
     cr_assert(eq(uint, http_server_connections(f.s), 1));
+    cr_assert(eq(ulong, http_server_metrics(f.s)->idle_closed_total, 0));
+}
+
+/* The one that waited longest makes room: not one that was asked something lately, not one that is asking. */
+Test(http, idle_connections_make_room_for_new_ones)
+{
+    struct client c[6];
+
+    client_puts(&f.client, "GET /a" HOST "\r\n");
+    expect_echo(&f.client, "GET /a ");
+    for (int i = 0; i < 3; i++) { /* these never ask anything */
+        client_open(&c[i], &f.loop, http_server_port(f.s));
+        run_for(&f.loop, 5);
+    }
+    client_puts(&f.client, "GET /b" HOST "\r\n");
+    expect_echo(&f.client, "GET /b "); /* the youngest now */
+    client_puts(&c[0], "GET /c HT");   /* is asking */
+    run_for(&f.loop, 5);
+    for (int i = 3; i < 5; i++) {
+        client_open(&c[i], &f.loop, http_server_port(f.s));
+        client_puts(&c[i], "GET /d" HOST "\r\n");
+        expect_echo(&c[i], "GET /d ");
+    }
+    cr_assert(client_ended(&c[1], 1000));
+    cr_assert(client_ended(&c[2], 1000));
+    cr_assert(eq(ulong, http_server_metrics(f.s)->idle_closed_total, 2));
+    client_puts(&c[0], "TP/1.1\r\nHost: x\r\n\r\n");
+    expect_echo(&c[0], "GET /c ");
+    client_puts(&f.client, "GET /e" HOST "\r\n");
+    expect_echo(&f.client, "GET /e ");
+    cr_assert(eq(uint, http_server_connections(f.s), 4));
+    for (int i = 0; i < 5; i++) {
+        client_close(&c[i]);
+    }
+}
+
+/* Nor does the loop spin, as it would if the connection that cannot be taken stayed in the backlog. */
+Test(http, without_descriptors_new_connections_are_dropped_and_old_ones_served)
+{
+    struct client c[3];
+    struct rlimit files;
+    struct rlimit none;
+    int turns = 0;
+    int highest = dup(0);
+
+    client_puts(&f.client, "GET /a" HOST "\r\n");
+    expect_echo(&f.client, "GET /a ");
+    for (int i = 0; i < 3; i++) {
+        client_open(&c[i], &f.loop, http_server_port(f.s));
+        highest = c[i].fd > highest ? c[i].fd : highest;
+    }
+    cr_assert(eq(int, getrlimit(RLIMIT_NOFILE, &files), 0));
+    none = files;
+    none.rlim_cur = (rlim_t)highest + 1;
+    for (int fd = 0; fd <= highest; fd++) { /* no gaps */
+        if (fcntl(fd, F_GETFD) == -1) {
+            (void)dup2(0, fd);
+        }
+    }
+    cr_assert(eq(int, setrlimit(RLIMIT_NOFILE, &none), 0));
+    for (uint64_t end_ms = clock_now_ms() + 300; clock_now_ms() < end_ms; turns++) {
+        uv_run(&f.loop, UV_RUN_ONCE);
+    }
+    cr_assert(lt(int, turns, 50)); /* the server's sweeps alone */
+    for (int i = 0; i < 3; i++) {
+        cr_assert(client_ended(&c[i], 1000));
+    }
+    client_puts(&f.client, "GET /b" HOST "\r\n");
+    expect_echo(&f.client, "GET /b ");
+    cr_assert(eq(int, setrlimit(RLIMIT_NOFILE, &files), 0));
+    client_close(&c[0]);
+    client_open(&c[0], &f.loop, http_server_port(f.s));
+    client_puts(&c[0], "GET /b" HOST "\r\n");
+    expect_echo(&c[0], "GET /b ");
+    for (int i = 0; i < 3; i++) {
+        client_close(&c[i]);
+    }
+}
+
+/* The answers that nobody reads: the connection that has not moved for longest goes. */
+Test(http, unread_answers_are_bounded)
+{
+    struct client c[2];
+
+    f.answer_bytes = 24 << 20; /* 40 MiB are allowed */
+    for (int i = 0; i < 2; i++) {
+        client_open(&c[i], &f.loop, http_server_port(f.s));
+        client_puts(&c[i], "GET /a" HOST "\r\n");
+        run_for(&f.loop, 30);
+    }
+    cr_assert(eq(ulong, http_server_metrics(f.s)->unread_closed_total, 1));
+    cr_assert(eq(uint, http_server_connections(f.s), 2));
+    cr_assert(eq(int, answer(&c[1]), 200));
+    cr_assert(eq(sz, f.answer.body_bytes, 24 << 20));
+    cr_assert(not(client_answer(&c[0], &f.answer, 1000))); /* cut off */
+    cr_assert(eq(ulong, http_server_metrics(f.s)->answer_bytes, 0));
+    client_close(&c[0]);
+    client_close(&c[1]);
+}
+
+Test(http, the_handler_hears_that_a_client_is_gone)
+{
+    f.hold = true;
+    client_puts(&f.client, "GET /a" HOST "\r\n");
+    run_for(&f.loop, 20);
+    client_end(&f.client); /* it may still read */
+    run_for(&f.loop, 20);
+    cr_assert(zero(ptr, f.gone));
+    echo(f.held[--f.held_count]);
+    expect_echo(&f.client, "GET /a ");
+    client_close(&f.client);
+    client_open(&f.client, &f.loop, http_server_port(f.s));
+    client_puts(&f.client, "GET /b" HOST "\r\n");
+    run_for(&f.loop, 20);
+    setsockopt(f.client.fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger)); /* reset */
+    client_close(&f.client);
+    run_for(&f.loop, 20);
+    cr_assert(eq(ptr, f.gone, f.held[0]));
 }
 
 /* --- time limits (shortened by open_server)
