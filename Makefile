@@ -245,6 +245,11 @@ $(BIN)/load: tests/bench/load.c
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) $< -o $@ -lpthread
+# More load than a cluster can take: tests/cluster/test_overload.py.
+$(BIN)/storm: tests/lib/storm.c
+	@mkdir -p $(@D)
+	$(call say,CC $<)
+	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) $< -o $@
 .PHONY: bench
 bench: all $(BIN)/load servers
 	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_writes.py
@@ -312,7 +317,7 @@ MODULES := engines/ruvector/node/node_modules
 servers: $(BUILD)/servers/etcd/.unpacked
 	$(Q)scripts/fetch-ruvector.sh
 	$(Q)BUILD=$(BUILD) scripts/fetch-promtool.sh
-test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/conformance-engines $(BIN)/simulate $(BIN)/canary
+test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/conformance-engines $(BIN)/simulate $(BIN)/canary $(BIN)/storm
 test:
 	$(Q)scripts/install-deps.sh build demo test
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs servers compile_commands.json
