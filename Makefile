@@ -267,7 +267,7 @@ FUZZ_CFLAGS  := $(filter-out -O2 -D_FORTIFY_SOURCE=2 -fsanitize% -fno-sanitize%,
                 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 # The parsers and what they need. Not http_conn.c: fuzz_http.c plays it.
 FUZZ_SRC     := $(wildcard sidecar/core/*.c sidecar/log/*.c sidecar/coord/*.c sidecar/api/json*.c) \
-                $(patsubst %,sidecar/api/%.c,http_exchange http_guard http_request text url) \
+                $(patsubst %,sidecar/api/%.c,http_exchange http_guard http_request text tokens url) \
                 $(patsubst %,sidecar/peer/%.c,compress grpc message) sidecar/node/wire.c \
                 $(patsubst %,sidecar/cli/%.c,config_file load_lines options) \
                 $(patsubst %,sidecar/io/%.c,clock random) \
