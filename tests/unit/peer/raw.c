@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/err.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -152,7 +153,42 @@ static nghttp2_session *reader_new(struct answer *answer)
     return session;
 }
 
+/* What an SSL says, in a socket's way. The first error is kept as the text of the answer. */
+static ssize_t ssl_result(SSL *ssl, int rv, struct answer *answer)
+{
+    int error = rv > 0 ? SSL_ERROR_NONE : SSL_get_error(ssl, rv);
+
+    if (rv > 0) {
+        return rv;
+    }
+    if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
+        errno = EAGAIN;
+        return -1;
+    }
+    if (answer->text[0] == '\0') {
+        ERR_error_string_n(ERR_peek_error(), answer->text, sizeof answer->text);
+    }
+    ERR_clear_error();
+    return 0;
+}
+
+static ssize_t raw_send(int fd, SSL *ssl, const uint8_t *data, size_t count, struct answer *answer)
+{
+    return ssl != NULL ? ssl_result(ssl, SSL_write(ssl, data, (int)count), answer)
+                       : send(fd, data, count, MSG_NOSIGNAL);
+}
+
+static ssize_t raw_receive(int fd, SSL *ssl, uint8_t *data, size_t room, struct answer *answer)
+{
+    return ssl != NULL ? ssl_result(ssl, SSL_read(ssl, data, (int)room), answer) : recv(fd, data, room, 0);
+}
+
 int raw_exchange(uint16_t port, const struct bytes *out, unsigned ms, char *text, size_t text_room)
+{
+    return raw_exchange_tls(port, NULL, out, ms, text, text_room);
+}
+
+int raw_exchange_tls(uint16_t port, SSL *ssl, const struct bytes *out, unsigned ms, char *text, size_t text_room)
 {
     uint64_t until = uv_hrtime() + ms * 1000000ULL;
     struct answer answer = {.status = -2};
@@ -161,16 +197,21 @@ int raw_exchange(uint16_t port, const struct bytes *out, unsigned ms, char *text
     size_t sent = 0;
     bool closed = false;
 
+    if (ssl != NULL) {
+        SSL_set_fd(ssl, fd);
+        SSL_set_connect_state(ssl);
+        SSL_set_mode(ssl, SSL_MODE_ENABLE_PARTIAL_WRITE);
+    }
     while (answer.status == -2 && !closed && uv_hrtime() < until) {
         uint8_t buffer[4096];
         ssize_t n;
 
         if (sent < out->count) {
-            n = send(fd, out->data + sent, out->count - sent, MSG_NOSIGNAL);
+            n = raw_send(fd, ssl, out->data + sent, out->count - sent, &answer);
             sent += n > 0 ? (size_t)n : 0;
         }
         run_once();
-        n = recv(fd, buffer, sizeof buffer, 0);
+        n = raw_receive(fd, ssl, buffer, sizeof buffer, &answer);
         if (n > 0) {
             nghttp2_session_mem_recv(reader, buffer, (size_t)n);
         }

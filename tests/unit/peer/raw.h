@@ -35,5 +35,7 @@ int raw_connect(uint16_t port);
 /* Sends all (running the loop), then runs until the server closes, or answers stream 1 with a status: returned. -1:
  * closed, -2: neither within `ms`. */
 int raw_exchange(uint16_t port, const struct bytes *out, unsigned ms, char *text, size_t text_room);
+/* The same under TLS, as a client; NULL: plain. When closed the text is OpenSSL's reason. */
+int raw_exchange_tls(uint16_t port, SSL *ssl, const struct bytes *out, unsigned ms, char *text, size_t text_room);
 
 #endif
