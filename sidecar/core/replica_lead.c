@@ -433,8 +433,7 @@ void lead_start(struct replica *r, struct replica_actions *out)
                                    .token = p->token,
                                    .heard_ms = r->now_ms,
                                    .progress_ms = r->now_ms,
-                                   .seeding = p->seeding,
-                                   .leaving = p->leaving};
+                                   .seeding = p->seeding};
     }
     r->answered_index = r->committed_index;
     r->beacon_ms = 0;

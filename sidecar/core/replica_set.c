@@ -31,8 +31,10 @@ static bool leaves(struct replica *r, const struct member *m, bool patient)
     if ((p->log_id != 0 && p->log_id != m->log_id) || p->needs_seed) {
         return true; /* what the set counts on no longer exists */
     }
-    if (p->leaving != 0) {
-        return true; /* it says so itself, and goes whatever we do */
+    if (p->leaving != 0 && !(patient && r->leaving)) {
+        /* It says so itself, and goes whatever we do. When we go, too, it keeps what little there is of the set: after
+         * a stop of everything there shall be more than one log to start from. */
+        return true;
     }
     if (patient) {
         return evidently_dead(r, m->node, t->suspect_timeout_ms) ||

@@ -156,7 +156,13 @@ void handoff_ask(struct sim *s, bool stopping)
     if (!n->alive || n->paused_until_us > s->now_us) {
         return;
     }
-    if (stopping) {
+    if (stopping && sim_chance(s, 10)) {
+        for (int i = 1; i <= s->nodes_count; i++) {
+            if (s->nodes[i].alive && s->nodes[i].paused_until_us <= s->now_us) {
+                stop(s, &s->nodes[i]);
+            }
+        }
+    } else if (stopping) {
         stop(s, n);
     } else if (n->shards[shard] != NULL && !n->shards[shard]->handing) {
         ask(n->shards[shard], to, false);

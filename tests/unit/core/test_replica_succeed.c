@@ -460,6 +460,24 @@ Test(replica_succeed, who_leaves_is_taken_out_and_stays_out)
     fixture_close(&f);
 }
 
+/* Everything is stopped at once: the set does not dwindle to the one that happened to lead. */
+Test(replica_succeed, those_who_stop_together_keep_the_set)
+{
+    struct fixture f = fixture_primary(3);
+
+    step(&f, (struct replica_event){.type = REPLICA_EV_LEAVE});
+    leave(&f, 2, 21);
+    cr_assert(eq(u32, action(&f, REPLICA_DO_TXN, 0)->txn.descriptor.in_sync_count, 2));
+    step_txn_done(&f, 0);
+    leave(&f, 3, 31);
+    for (int i = 0; i < 30; i++) {
+        step_tick(&f, 10);
+        step_ack(&f, 3, 1, 1);
+        cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    }
+    fixture_close(&f);
+}
+
 Test(replica_succeed, a_late_farewell_of_an_earlier_process)
 {
     struct fixture f = fixture_primary(3);
