@@ -5,7 +5,8 @@
  *   write.c        client writes: from node_write to the answer; held.c keeps those that come while nobody leads
  *   handoff.c      shards handed over, the node leaving
  *   apply.c        committed entries into the store, in order
- *   feeder.c       the store's changes into the engine; replay after the engine lost data
+ *   feeder.c       the store's changes into the engine (feeder_engine.c: its calls, and what it refuses)
+ *   feeder_replay.c  everything again, after the engine lost or refused something
  *   flush.c        group commit: the journal's batches through the flusher's thread
  *   coordinator.c  session, announcement, watch; coordinator_view.c takes what it shows into the topology,
  *                  coordinator_shard.c has the shards' transactions and reads
@@ -137,7 +138,8 @@ struct shard {
     uint64_t answerable; /* may be answered */
     uint64_t stored;     /* is in the store */
     bool apply_reading;
-    struct feeder *feeder; /* the engine's side */
+    struct feeder *feeder;  /* the engine's side */
+    uint64_t metas_durable; /* how many of the metas written */
 
     uint32_t search_extra; /* how many more than k the engine is asked for */
     struct read_wait *waits;

@@ -21,6 +21,7 @@ struct node;
     X(S, engine_write_seconds, HISTOGRAM, "Calls that write to the engine")                                            \
     X(S, engine_search_seconds, HISTOGRAM, "Searches asked of the engine")                                             \
     X(S, engine_errors_total, COUNTER, "Calls of the engine that failed")                                              \
+    X(S, engine_rebuilds_total, COUNTER, "Times a shard's part of the engine was built anew because it refused an entry") \
     X(S, engine_hits_total, COUNTER, "Hits that the engine returned")                                                  \
     X(S, engine_hits_dropped_total, COUNTER, "Hits of the engine that the log says are dead or doubled")               \
     X(S, journal_flushes_total, COUNTER, "Batches written and synced")                                                 \

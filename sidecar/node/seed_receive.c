@@ -81,6 +81,9 @@ void seed_receive_accepted(struct shard *s, const struct replica_meta *meta)
     assert(in != NULL && !in->accepted);
     in->accepted = true;
     in->log_id = meta->log_id;
+    /* What the engine holds of the old log says nothing about the new one's indexes. */
+    s->meta.applied_index = 0;
+    memset(s->meta.engine_data_id, 0, sizeof s->meta.engine_data_id);
     rv = journal_seed_begin(s->node->journal, s->id, &s->meta);
     if (rv != 0) {
         node_fatal(s->node, "shard %u: cannot begin the seed: %s", s->id, otr_strerror(rv));

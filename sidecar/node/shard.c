@@ -92,6 +92,7 @@ void shard_durable(struct shard *s, uint64_t durable_index, uint64_t metas_durab
     uint64_t seq = 0;
     uint32_t done = 0;
 
+    s->metas_durable = metas_durable;
     while (done < s->metas_count && s->metas[done].number <= metas_durable) {
         seq = s->metas[done].seq;
         done++;

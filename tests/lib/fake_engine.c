@@ -572,3 +572,13 @@ void fake_engine_reset(void)
         processes[i] = (struct process){0};
     }
 }
+
+void fake_engine_drop(const char *url, const char *collection)
+{
+    struct process *p = process_of(url);
+    struct collection *c = find(p, collection);
+
+    assert(c != NULL);
+    empty(c);
+    *c = p->collections[--p->count];
+}

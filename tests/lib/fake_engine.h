@@ -19,6 +19,8 @@ void fake_engine_damage(const char *url, const char *collection, bool also_anew)
 void fake_engine_mend(const char *url);
 /* Points in a collection, 0 when there is none. */
 size_t fake_engine_count(const char *url, const char *collection);
+/* Takes a whole collection away behind the sidecar's back. */
+void fake_engine_drop(const char *url, const char *collection);
 /* Takes a point away behind the sidecar's back. */
 void fake_engine_lose(const char *url, const char *collection, const char *id);
 /* Puts a point there behind the sidecar's back: a ghost. */
