@@ -172,7 +172,7 @@ peer-interop: $(BIN)/peer-echo
 
 # --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
 CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
-                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store)
+                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store temp_dir test_certs)
 $(eval $(call list,conformance,$(CONFORMANCE_OBJ)))
 $(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd) $(OBJ)/conformance.list
 	@mkdir -p $(@D)
@@ -180,10 +180,18 @@ $(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd) $(OBJ)/conformance.list
 	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
 $(BUILD)/servers/etcd/.unpacked:
 	BUILD=$(BUILD) scripts/fetch-etcd.sh
+$(BUILD)/servers/etcd-3.5/.unpacked:
+	BUILD=$(BUILD) scripts/fetch-etcd.sh 3.5
+# BACKEND: etcd (all worlds of it) or fake; CASES: a pattern of Criterion, "etcd_secure/*"; ETCD_VERSION: 3.5, else this system's.
+ETCD_VERSION ?=
+CASES ?= $(if $(BACKEND),$(BACKEND)*/*)
+CONFORMANCE_ETCD := $(BUILD)/servers/etcd$(if $(ETCD_VERSION),-$(ETCD_VERSION))
+CONFORMANCE_TMP := $(BUILD)/tmp/conformance$(BUILD_SUFFIX)$(if $(ETCD_VERSION),-$(ETCD_VERSION))
 .PHONY: conformance
-conformance: $(BIN)/conformance $(BUILD)/servers/etcd/.unpacked
-	@rm -rf $(BUILD)/tmp/conformance$(BUILD_SUFFIX) && mkdir -p $(BUILD)/tmp/conformance$(BUILD_SUFFIX)
-	TMPDIR=$(BUILD)/tmp/conformance$(BUILD_SUFFIX) ETCD=$(BUILD)/servers/etcd/usr/bin/etcd $(BIN)/conformance -j4 $(if $(BACKEND),--filter '$(BACKEND)/*')
+conformance: $(BIN)/conformance $(BUILD)/outrigger$(BUILD_SUFFIX) $(BUILD)/servers/etcd/.unpacked $(CONFORMANCE_ETCD)/.unpacked
+	@rm -rf $(CONFORMANCE_TMP) && mkdir -p $(CONFORMANCE_TMP)
+	TMPDIR=$(CONFORMANCE_TMP) ETCD=$(CONFORMANCE_ETCD)/usr/bin/etcd ETCDCTL=$(BUILD)/servers/etcd/usr/bin/etcdctl \
+	  OUTRIGGER=$(BUILD)/outrigger$(BUILD_SUFFIX) $(BIN)/conformance -j4 $(if $(CASES),--filter '$(CASES)')
 
 # --- conformance of engine drivers: the same cases on every engine; ENGINE=fake, ruvector-flat or ruvector-hnsw for one -----
 ENGINES_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance-engines/*.c)) \

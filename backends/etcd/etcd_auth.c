@@ -8,6 +8,10 @@
  * of users or roles (JWT), with a new password. etcd then refuses the request before it does anything: the token is
  * forgotten, the password file read anew, and the request sent again with the next token, once.
  *
+ * A simple token ends in an index of raft's log, and a member that is not so far waits before it judges the token. One
+ * from a cluster that was replaced or restored therefore gets no answer, neither for a watch nor for a request: a token
+ * goes after a time-out too.
+ *
  * A running watch outlives its token. Keep-alives need none (both versions answer them without looking), so sessions
  * live on while a password is being changed. A member with authentication switched off refuses the login with
  * "failed precondition": then requests go without a token, until it asks for one. */

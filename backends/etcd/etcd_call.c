@@ -281,6 +281,9 @@ static void call_attempt_done(struct http_request *req, int status, const struct
         if (call_identify_anew(call, &reply)) {
             return;
         }
+        if (reply.status == OTR_TIMEOUT) {
+            etcd_auth_refused(etcd, call->endpoint, call->token_number);
+        }
         if (status == 0) {
             otr_errmsg_wrap(&msg, "%s", etcd->endpoints[call->endpoint]);
         }
@@ -296,14 +299,19 @@ static void call_attempt_done(struct http_request *req, int status, const struct
     cJSON_Delete(json);
 }
 
-/* With a budget of its own the last attempt must not outlast it. */
+/* Within a budget of its own: the first attempt leaves half of it for another endpoint, if there is one. */
 static uint32_t attempt_timeout_ms(const struct etcd_call *call)
 {
     uint32_t timeout_ms = call->spec.timeout_ms != 0 ? call->spec.timeout_ms : call->etcd->request_timeout_ms;
+    uint32_t half_ms = call->spec.budget_ms / 2;
     uint64_t now_ms = clock_now_ms();
     uint64_t left_ms = call->deadline_ms > now_ms ? call->deadline_ms - now_ms : 1;
 
-    return call->spec.budget_ms != 0 && left_ms < timeout_ms ? (uint32_t)left_ms : timeout_ms;
+    if (call->spec.budget_ms == 0) {
+        return timeout_ms;
+    }
+    left_ms = call->etcd->endpoints_count > 1 && left_ms > half_ms ? half_ms : left_ms;
+    return left_ms < timeout_ms ? (uint32_t)left_ms : timeout_ms;
 }
 
 static void call_attempt(struct etcd_call *call)

@@ -378,7 +378,6 @@ static int revoke_start(struct etcd *etcd, uint64_t lease, bool mine, struct otr
     }
     if (mine) { /* Somebody is stopping: one frozen member, and one more try elsewhere; else the TTL ends it. */
         spec.budget_ms = ETCD_CLOSE_MS;
-        spec.timeout_ms = ETCD_CLOSE_MS / 2;
     }
     *revoke = (struct revoke){.req = req, .cb = cb, .mine = mine};
     spec.data = revoke;

@@ -218,6 +218,7 @@ static void on_watch_timer(uv_timer_t *timer)
         otr_errmsg_set(&watch->why, "etcd: %s: watch: not established within %d ms",
                        watch->etcd->endpoints[watch->endpoint], CREATED_MS);
         etcd_endpoint_failed(watch->etcd, watch->endpoint);
+        etcd_auth_refused(watch->etcd, watch->endpoint, watch->token_number);
         watch_break(watch);
     } else if (watch->state == PAUSED) {
         watch_go(watch);

@@ -33,6 +33,7 @@ extern const struct command cluster_init_command;
 extern const struct command cluster_status_command;
 extern const struct command cluster_list_nodes_command;
 extern const struct command cluster_health_command;
+extern const struct command cluster_etcd_role_command;
 extern const struct command cluster_failover_command;
 
 #endif

@@ -16,6 +16,7 @@ static const struct command *const commands[] = {
     &cluster_status_command,
     &cluster_list_nodes_command,
     &cluster_health_command,
+    &cluster_etcd_role_command,
     &cluster_failover_command,
     &sidecar_command,
     &token_command,
@@ -38,6 +39,7 @@ static void print_usage(FILE *out)
                  "  cluster list-nodes  nodes, their addresses and loads\n"
                  "  cluster health      exit code 0 when every shard can be written\n"
                  "  cluster failover    changes the primary of a shard, in order\n"
+                 "  cluster etcd-role   prints how to make etcd's user and role for a cluster\n"
                  "  certs ca            makes a certificate authority for a cluster\n"
                  "  certs node          makes or renews a node's certificate\n"
                  "  certs client        makes or renews a client's certificate\n"

@@ -71,6 +71,7 @@ struct watched_socket {
     uv_poll_t poll;
     struct lane *lane;
     curl_socket_t fd;
+    int events; /* that curl waits for */
 };
 
 struct http_client {
@@ -145,6 +146,20 @@ static bool transfer_sent(const struct transfer *t)
     return request_bytes > 0 || strncmp(t->url, "http:", 5) != 0;
 }
 
+/* With TLS 1.3 a server refuses a client's certificate only after the client has sent its request; often the reset that
+ * follows is all that arrives. */
+static const char *tls_hint(const struct transfer *t, CURLcode result, long http_status)
+{
+    bool broken = result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR || result == CURLE_GOT_NOTHING ||
+                  result == CURLE_ABORTED_BY_CALLBACK;
+    long connects = 0;
+
+    curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &connects);
+    return broken && connects > 0 && http_status == 0 && strncmp(t->url, "https:", 6) == 0
+               ? " (TLS: the server may have refused our certificate, or the lack of one)"
+               : "";
+}
+
 /* Ends a transfer that no multi handle holds any more. The request is the caller's again in `done`. */
 static void transfer_finish(struct transfer *t, CURLcode result)
 {
@@ -167,10 +182,11 @@ static void transfer_finish(struct transfer *t, CURLcode result)
     if (t->canceled || t->failed != 0) {
         otr_errmsg_set(&msg, "%s %s: %s", t->method, t->url, otr_strerror(status));
     } else if (status != 0) {
-        otr_errmsg_set(&msg, "%s %s: %s", t->method, t->url,
+        otr_errmsg_set(&msg, "%s %s: %s%s", t->method, t->url,
                        result == CURLE_ABORTED_BY_CALLBACK ? "connection lost before an answer"
                        : t->error[0] != '\0'               ? t->error
-                                                           : curl_easy_strerror(result));
+                                                           : curl_easy_strerror(result),
+                       tls_hint(t, result, response.status));
     }
     if (t->prev != NULL) {
         t->prev->next = t->next;
@@ -430,11 +446,17 @@ static void on_timer(uv_timer_t *timer)
 static void on_socket(uv_poll_t *poll, int status, int events)
 {
     struct watched_socket *s = poll->data;
-    int flags = status < 0 ? CURL_CSELECT_ERR : 0;
+    int flags = 0;
 
+    /* A connection that was reset may hold what the server said before: the alert that tells why it did not like our
+     * certificate. curl reads to the end and finds the error by itself; CURL_CSELECT_ERR would say nothing. */
+    events |= status < 0 ? s->events : 0;
     flags |= (events & UV_READABLE) != 0 ? CURL_CSELECT_IN : 0;
     flags |= (events & UV_WRITABLE) != 0 ? CURL_CSELECT_OUT : 0;
     lane_act(s->lane, s->fd, flags);
+    if (status < 0 && !uv_is_closing((uv_handle_t *)poll)) {
+        uv_poll_start(poll, s->events, on_socket); /* libuv has stopped it. `s` lives until its handle is closed. */
+    }
 }
 
 static int on_curl_timer(CURLM *multi, long timeout_ms, void *arg)
@@ -489,6 +511,7 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
     }
     events |= (what & CURL_POLL_IN) != 0 ? UV_READABLE : 0;
     events |= (what & CURL_POLL_OUT) != 0 ? UV_WRITABLE : 0;
+    s->events = events;
     return uv_poll_start(&s->poll, events, on_socket) == 0 ? 0 : -1;
 }
 

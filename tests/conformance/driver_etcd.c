@@ -1,6 +1,7 @@
-#include "tests/conformance/world.h"
+#include "tests/conformance/secure.h"
 #include "tests/lib/etcd_server.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,9 +26,33 @@ static void driver_init_cluster(struct world *w)
     init(w, 3);
 }
 
+static void driver_init_secure(struct world *w)
+{
+    struct etcd_server *server = malloc(sizeof *server);
+
+    etcd_server_init(server, 1);
+    secure_certs();
+    etcd_server_use_tls(server, secure_path(""));
+    server->token_ttl_s = 1;
+    strcpy(w->endpoints, server->members[0].url);
+    w->coordinator = server;
+    secure_access(w);
+}
+
 static void driver_start(struct world *w)
 {
     etcd_server_start(w->coordinator);
+}
+
+/* The first start also makes users. */
+static void driver_start_secure(struct world *w)
+{
+    struct etcd_server *server = w->coordinator;
+
+    etcd_server_start(server);
+    if (!server->auth) {
+        secure_auth(server);
+    }
 }
 
 static void driver_kill(struct world *w)
@@ -50,15 +75,40 @@ static void driver_compact(struct world *w)
     etcd_server_compact(w->coordinator);
 }
 
+/* By etcdctl: the server wants a certificate and a user. */
+static void driver_compact_secure(struct world *w)
+{
+    char command[80];
+
+    snprintf(command, sizeof command, "etcdctl compaction --physical %llu >/dev/null",
+             (unsigned long long)revision_now(w));
+    etcd_server_ctl(w->coordinator, command);
+}
+
 static void driver_wipe(struct world *w)
 {
     etcd_server_wipe(w->coordinator);
+}
+
+/* Another cluster has no users yet. */
+static void driver_wipe_secure(struct world *w)
+{
+    struct etcd_server *server = w->coordinator;
+
+    etcd_server_wipe(server);
+    server->auth = false;
 }
 
 static void driver_close(struct world *w)
 {
     etcd_server_close(w->coordinator);
     free(w->coordinator);
+}
+
+static void driver_close_secure(struct world *w)
+{
+    driver_close(w);
+    secure_close();
 }
 
 const struct world_driver world_etcd = {
@@ -71,6 +121,18 @@ const struct world_driver world_etcd = {
     .compact = driver_compact,
     .wipe = driver_wipe,
     .close = driver_close,
+};
+
+const struct world_driver world_etcd_secure = {
+    .ops = &otr_backend_etcd,
+    .init = driver_init_secure,
+    .start = driver_start_secure,
+    .kill = driver_kill,
+    .freeze = driver_freeze,
+    .thaw = driver_thaw,
+    .compact = driver_compact_secure,
+    .wipe = driver_wipe_secure,
+    .close = driver_close_secure,
 };
 
 /* Three members; which one a fault concerns is for the test to choose. */

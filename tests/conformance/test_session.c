@@ -230,7 +230,7 @@ CASE(service_is_bound_to_session)
                                   .port = 7700,
                                   .tags = tags,
                                   .tags_count = 2,
-                                  .key = "services/node-1"};
+                                  .key = WORLD_PREFIX "services/node-1"};
     struct simple simple = {.w = w, .req.data = &simple};
     struct session session;
     struct get get;

@@ -140,6 +140,7 @@ CASE(txn_limits)
 {
     static char keys[70][16];
     static char big[OTR_TXN_BYTES_MAX + 2];
+    const size_t limit = OTR_TXN_BYTES_MAX - strlen(WORLD_PREFIX "t/ab");
     struct txn txn = {0};
 
     for (int i = 0; i < 70; i++) {
@@ -156,11 +157,11 @@ CASE(txn_limits)
     cr_assert(txn_start(w, &txn, w->b) == OTR_TOOBIG);
 
     memset(big, 'x', sizeof big - 1);
-    big[OTR_TXN_BYTES_MAX - 4] = '\0';
+    big[limit] = '\0';
     txn_put(&txn, "t/ab", big);
     cr_assert(txn_await(w, &txn) == 0, "%s", txn.text);
-    big[OTR_TXN_BYTES_MAX - 4] = 'x';
-    big[OTR_TXN_BYTES_MAX - 3] = '\0';
+    big[limit] = 'x';
+    big[limit + 1] = '\0';
     txn_put(&txn, "t/ab", big);
     cr_assert(txn_start(w, &txn, w->b) == OTR_TOOBIG);
 

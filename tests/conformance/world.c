@@ -18,11 +18,14 @@ static void on_backend_closed(struct otr_backend *b)
 
 struct otr_backend *world_open(struct world *w, const char *endpoints)
 {
-    struct otr_backend_config config = {.loop = &w->loop, .endpoints = endpoints};
+    struct otr_backend_config config = w->access;
     struct otr_errmsg msg = {0};
     struct otr_backend *b = NULL;
-    int rv = w->ops->open(&b, &config, &msg);
+    int rv;
 
+    config.loop = &w->loop;
+    config.endpoints = endpoints;
+    rv = w->ops->open(&b, &config, &msg);
     cr_assert(rv == 0, "open: %s", msg.text);
     return b;
 }
@@ -67,6 +70,27 @@ void world_pass(struct world *w, unsigned ms)
     }
 }
 
+/* Memory that lives until the next call with the same slot. */
+static const char *with_prefix(const char *key, unsigned slot)
+{
+    static char keys[200][80];
+
+    if (key[0] == '\0') {
+        return key;
+    }
+    snprintf(keys[slot], sizeof keys[slot], WORLD_PREFIX "%s", key);
+    return keys[slot];
+}
+
+static const char *without_prefix(const char *key)
+{
+    if (key[0] == '\0') {
+        return key;
+    }
+    cr_assert(strncmp(key, WORLD_PREFIX, strlen(WORLD_PREFIX)) == 0, "not ours: %s", key);
+    return key + strlen(WORLD_PREFIX);
+}
+
 /* --- gets ------------------------------------------------------------------------------------------------------- */
 
 static char *copy_bytes(const char *bytes, size_t count)
@@ -82,6 +106,7 @@ static void get_done(struct otr_get_req *req, int status, const struct otr_get_r
                      const struct otr_errmsg *msg)
 {
     struct get *get = req->data;
+    const char *key;
 
     cr_assert(!get->w->in_call, "called back from inside a call");
     cr_assert((status == 0) == (result != NULL));
@@ -97,7 +122,8 @@ static void get_done(struct otr_get_req *req, int status, const struct otr_get_r
     get->kvs = calloc(result->kvs_count + 1, sizeof *get->kvs);
     for (size_t i = 0; i < result->kvs_count; i++) {
         get->kvs[i] = result->kvs[i];
-        get->kvs[i].key = copy_bytes(result->kvs[i].key, strlen(result->kvs[i].key));
+        key = without_prefix(result->kvs[i].key);
+        get->kvs[i].key = copy_bytes(key, strlen(key));
         get->kvs[i].value = copy_bytes(result->kvs[i].value, result->kvs[i].value_bytes);
         get->kvs[i].session = copy_bytes(result->kvs[i].session, strlen(result->kvs[i].session));
     }
@@ -108,7 +134,7 @@ void get_start(struct world *w, struct get *get, struct otr_backend *b, const ch
     int rv;
 
     *get = (struct get){.w = w, .req.data = get, .status = -1};
-    CALL(w, rv, w->ops->get(b, &get->req, prefix, get_done));
+    CALL(w, rv, w->ops->get(b, &get->req, prefix[0] != '\0' ? with_prefix(prefix, 0) : WORLD_PREFIX, get_done));
     cr_assert(rv == 0);
 }
 
@@ -215,6 +241,12 @@ int txn_start(struct world *w, struct txn *txn, struct otr_backend *b)
     };
     int rv;
 
+    for (size_t i = 0; i < txn->compares_count; i++) {
+        txn->compares[i].key = with_prefix(txn->compares[i].key, (unsigned)i);
+    }
+    for (size_t i = 0; i < txn->ops_count; i++) {
+        txn->ops[i].key = with_prefix(txn->ops[i].key, 100 + (unsigned)i);
+    }
     txn->w = w;
     txn->req.data = txn;
     txn->calls_count = 0;
@@ -354,7 +386,7 @@ static void watch_note(struct watch *watch, const struct otr_watch_event *event)
     }
     seen = &watch->seen[watch->seen_count++];
     seen->type = event->type;
-    snprintf(seen->key, sizeof seen->key, "%s", event->kv.key);
+    snprintf(seen->key, sizeof seen->key, "%s", without_prefix(event->kv.key));
     snprintf(seen->value, sizeof seen->value, "%s", event->kv.value);
     seen->revision = event->revision;
     seen->key_revision = event->kv.revision;
@@ -398,6 +430,7 @@ void watch_start(struct world *w, struct watch *watch, struct otr_backend *b, co
     int rv;
 
     *watch = (struct watch){.w = w, .b = b, .watch.data = watch, .stop_after = stop_after};
+    prefix = prefix[0] != '\0' ? with_prefix(prefix, 0) : WORLD_PREFIX;
     CALL(w, rv, w->ops->watch(b, &watch->watch, prefix, revision, on_watch));
     cr_assert(rv == 0);
 }

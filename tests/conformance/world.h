@@ -22,6 +22,8 @@ struct world_driver {
     void (*close)(struct world *w);
 };
 extern const struct world_driver world_etcd;
+/* TLS with client certificates, and a user who has the shipped role and no more; tokens last one second. */
+extern const struct world_driver world_etcd_secure;
 extern const struct world_driver world_fake;
 
 struct world {
@@ -30,21 +32,30 @@ struct world {
     const struct otr_backend_ops *ops;
     struct otr_backend *b; /* the usual one */
     char endpoints[256];
-    void *coordinator; /* the driver's */
+    struct otr_backend_config access; /* who we are, and TLS files; for world_open */
+    void *coordinator;                /* the driver's */
     uv_timer_t ticker;
     bool in_call; /* a member of the vtable runs: no callback may fire */
 };
 
-#define CASE(name)                            \
-    static void case_##name(struct world *w); \
-    Test(etcd, name, .timeout = 60)           \
-    {                                         \
-        world_run(&world_etcd, case_##name);  \
-    }                                         \
-    Test(fake, name, .timeout = 60)           \
-    {                                         \
-        world_run(&world_fake, case_##name);  \
-    }                                         \
+/* All keys of the suite are below this, which is what a user of the shipped role may touch; cases write and see them
+ * without it. An empty key stays empty. */
+#define WORLD_PREFIX "/outrigger/suite/"
+
+#define CASE(name)                                  \
+    static void case_##name(struct world *w);       \
+    Test(etcd, name, .timeout = 60)                 \
+    {                                               \
+        world_run(&world_etcd, case_##name);        \
+    }                                               \
+    Test(etcd_secure, name, .timeout = 60)          \
+    {                                               \
+        world_run(&world_etcd_secure, case_##name); \
+    }                                               \
+    Test(fake, name, .timeout = 60)                 \
+    {                                               \
+        world_run(&world_fake, case_##name);        \
+    }                                               \
     static void case_##name(struct world *w)
 
 /* Runs a case in a world whose coordinator runs and whose backend is open; afterwards everything is closed and nothing

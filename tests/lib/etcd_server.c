@@ -76,7 +76,7 @@ static bool healthy(const struct etcd_member *member)
 {
     char answer[1024];
 
-    return http(member->client_port, "GET /health HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n", answer,
+    return http(member->health_port, "GET /health HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\r\n", answer,
                 sizeof answer) &&
            strncmp(answer, "HTTP/1.1 200", 12) == 0;
 }
@@ -85,7 +85,8 @@ static void run(struct etcd_server *server, unsigned index)
 {
     struct etcd_member *member = &server->members[index];
     const char *program = getenv("ETCD") != NULL ? getenv("ETCD") : "build/servers/etcd/usr/bin/etcd";
-    char name[16], data[280], log[280], peer[64], cluster[256] = "";
+    char name[16], data[280], log[280], peer[64], health[64], ttl[16], cluster[256] = "";
+    char cert[300], key[300], ca[300];
     pid_t parent = getpid();
     int fd;
 
@@ -110,10 +111,18 @@ static void run(struct etcd_server *server, unsigned index)
     }
     dup2(fd, STDOUT_FILENO);
     dup2(fd, STDERR_FILENO);
+    snprintf(health, sizeof health, "http://127.0.0.1:%u", member->health_port);
+    snprintf(ttl, sizeof ttl, "%u", server->token_ttl_s != 0 ? server->token_ttl_s : 300);
+    snprintf(cert, sizeof cert, "%s/server.crt", server->certs != NULL ? server->certs : "");
+    snprintf(key, sizeof key, "%s/server.key", server->certs != NULL ? server->certs : "");
+    snprintf(ca, sizeof ca, "%s/ca.crt", server->certs != NULL ? server->certs : "");
     execl(program, "etcd", "--name", name, "--data-dir", data, "--listen-client-urls", member->url,
           "--advertise-client-urls", member->url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
           "--initial-cluster", cluster, "--initial-cluster-token", server->dir, "--heartbeat-interval", "50",
-          "--election-timeout", "500", "--logger", "zap", "--log-level", "error", (char *)NULL);
+          "--election-timeout", "500", "--logger", "zap", "--log-level", "error", "--bcrypt-cost", "4",
+          "--auth-token-ttl", ttl, "--listen-metrics-urls", health,
+          server->certs != NULL ? "--client-cert-auth" : (char *)NULL, "--cert-file", cert, "--key-file", key,
+          "--trusted-ca-file", ca, (char *)NULL);
     dprintf(STDERR_FILENO, "cannot run %s: %s\n", program, strerror(errno));
     _exit(127);
 }
@@ -139,7 +148,17 @@ void etcd_server_init(struct etcd_server *server, unsigned members_count)
     for (unsigned i = 0; i < members_count; i++) {
         server->members[i].client_port = free_port();
         server->members[i].peer_port = free_port();
+        server->members[i].health_port = free_port();
         snprintf(server->members[i].url, sizeof server->members[i].url, "http://127.0.0.1:%u",
+                 server->members[i].client_port);
+    }
+}
+
+void etcd_server_use_tls(struct etcd_server *server, const char *certs)
+{
+    server->certs = certs;
+    for (unsigned i = 0; i < server->members_count; i++) {
+        snprintf(server->members[i].url, sizeof server->members[i].url, "https://127.0.0.1:%u",
                  server->members[i].client_port);
     }
 }
@@ -164,6 +183,48 @@ void etcd_server_start(struct etcd_server *server)
             pause_ms(POLL_MS);
             waited_ms += POLL_MS;
         }
+    }
+}
+
+unsigned etcd_server_leader(const struct etcd_server *server)
+{
+    static const char request[] = "POST /v3/maintenance/status HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n"
+                                  "Content-Length: 2\r\n\r\n{}";
+    char answer[2048];
+
+    for (int waited_ms = 0; waited_ms < READY_MS; waited_ms += POLL_MS) {
+        for (unsigned i = 0; i < server->members_count; i++) {
+            const char *self, *leader;
+
+            if (server->members[i].pid != 0 && http(server->members[i].client_port, request, answer, sizeof answer) &&
+                (self = strstr(answer, "\"member_id\":")) != NULL && (leader = strstr(answer, "\"leader\":")) != NULL &&
+                strtoull(self + strcspn(self, "0123456789"), NULL, 10) ==
+                    strtoull(leader + strcspn(leader, "0123456789"), NULL, 10)) {
+                return i;
+            }
+        }
+        pause_ms(POLL_MS);
+    }
+    fail("no leader");
+}
+
+void etcd_server_ctl(const struct etcd_server *server, const char *command)
+{
+    const char *program = getenv("ETCDCTL") != NULL ? getenv("ETCDCTL") : "build/servers/etcd/usr/bin/etcdctl";
+    char tls[900] = "", line[4096];
+
+    if (server->certs != NULL) {
+        snprintf(tls, sizeof tls,
+                 "export ETCDCTL_CACERT=%s/ca.crt ETCDCTL_CERT=%s/client.crt ETCDCTL_KEY=%s/client.key;", server->certs,
+                 server->certs, server->certs);
+    }
+    snprintf(
+        line, sizeof line,
+        "export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=%s PATH=\"$(realpath \"$(dirname '%s')\"):$PATH\"; %s %s set -e; %s",
+        server->members[0].url, program, server->auth ? "export ETCDCTL_USER=root ETCDCTL_PASSWORD=root;" : "", tls,
+        command);
+    if (system(line) != 0) {
+        fail("failed: %s", command);
     }
 }
 

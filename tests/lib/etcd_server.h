@@ -16,6 +16,7 @@ struct etcd_member {
     pid_t pid; /* 0: not running */
     uint16_t client_port;
     uint16_t peer_port;
+    uint16_t health_port; /* plain HTTP also with TLS; only for etcd_server_start */
     char url[40];
 };
 
@@ -23,10 +24,19 @@ struct etcd_server {
     char dir[256];
     struct etcd_member members[ETCD_MEMBERS_MAX];
     unsigned members_count;
+    const char *certs;    /* NULL: plain HTTP. A directory with ca.crt, server.crt and .key, client.crt and .key */
+    bool auth;            /* authentication is on: root's password is "root" */
+    unsigned token_ttl_s; /* 0: etcd's default */
 };
 
 /* Chooses ports and a directory; nothing runs yet, so endpoints can be tried before they exist. Smallest TTL: 1 s. */
 void etcd_server_init(struct etcd_server *server, unsigned members_count);
+/* Before the first start: TLS, with client certificates, by the files in that directory. Changes the URLs. */
+void etcd_server_use_tls(struct etcd_server *server, const char *certs);
+/* Runs a command of the shell with etcdctl in its PATH, which is told where the first member is and who root is. */
+void etcd_server_ctl(const struct etcd_server *server, const char *command);
+/* The member that leads now; waits until there is one. */
+unsigned etcd_server_leader(const struct etcd_server *server);
 /* Starts all members that do not run (for a restart too: data and ports stay) and waits until they serve. */
 void etcd_server_start(struct etcd_server *server);
 /* SIGKILL; returns when the process is gone. */

@@ -68,7 +68,9 @@ struct test_cert test_cert_make(const struct test_cert_spec *spec)
     X509_gmtime_adj(X509_getm_notBefore(c.cert), spec->begins_s != 0 ? spec->begins_s : -3600);
     X509_gmtime_adj(X509_getm_notAfter(c.cert), spec->ends_s != 0 ? spec->ends_s : 86400);
     X509_set_pubkey(c.cert, c.key);
-    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)spec->name, -1, -1, 0);
+    if (spec->name[0] != '\0') {
+        X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)spec->name, -1, -1, 0);
+    }
     X509_set_issuer_name(c.cert, X509_get_subject_name(issuer));
     add_extension(c.cert, issuer, NID_basic_constraints, spec->ca ? "critical,CA:TRUE" : "critical,CA:FALSE");
     add_extension(c.cert, issuer, NID_key_usage,

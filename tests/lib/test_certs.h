@@ -12,7 +12,7 @@ struct test_cert {
 
 /* Zero means the usual thing, so that a test names only what is special. */
 struct test_cert_spec {
-    const char *name; /* common name */
+    const char *name; /* common name; "": none */
     const char *uri;  /* subject alternative names; NULL: none */
     const char *uri2;
     const char *dns;
