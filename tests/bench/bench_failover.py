@@ -4,7 +4,6 @@ Three nodes, three replicas of each of four shards. 16 clients write points of 2
 four to a shard. Sidecar and engine of one node after the other get SIGKILL, 20 times; they are started again two
 seconds later, and the next kill waits until everything is in sync. The pause of a shard is the longest time between two
 acknowledged writes around the kill, that of the kill is the longest of its shards."""
-import bisect
 import os
 import statistics
 import sys
@@ -13,49 +12,11 @@ import time
 from bench import Background, BenchCluster, machine, table, DIMENSION
 
 from harness import wait_until
+from timeline import Timeline, clock_us
 
 KILLS = int(os.environ.get("KILLS", "20"))
 CLIENTS, DOWN_S, STEADY_S = 16, 2, 1
 BEHIND_POINTS = 100000
-
-
-class Timeline:
-    """When each shard's writes were acknowledged, as the load generator notes it while it goes on."""
-
-    def __init__(self, path):
-        self.path, self.offset = path, 0
-        self.at_us = {}  # {shard: sorted moments}
-
-    def read(self):
-        with open(self.path, encoding="utf-8") as file:
-            file.seek(self.offset)
-            text = file.read()
-        whole = text.rfind("\n") + 1
-        self.offset += len(text[:whole])
-        for line in text[:whole].splitlines():
-            at, shard, _ = line.split()
-            self.at_us.setdefault(int(shard), []).append(int(at))
-        for moments in self.at_us.values():
-            moments.sort()
-        return self
-
-    def pause_ms(self, since_us, until_us):
-        """{shard: longest gap, in ms, that touches this span}"""
-        pauses = {}
-        for shard, moments in self.at_us.items():
-            first = max(0, bisect.bisect_left(moments, since_us) - 1)
-            last = min(len(moments), bisect.bisect_right(moments, until_us) + 1)
-            span = moments[first:last]
-            pauses[shard] = max((b - a for a, b in zip(span, span[1:])), default=until_us - since_us) / 1000
-        return pauses
-
-    def all_wrote(self, shards, since_us):
-        self.read()
-        return all(self.at_us.get(shard, [0])[-1] > since_us for shard in range(shards))
-
-
-def clock_us():
-    return time.monotonic_ns() // 1000
 
 
 def kill_once(cluster, timeline, node):
