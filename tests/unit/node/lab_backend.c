@@ -34,6 +34,8 @@ static bool holding_gets, holding_txns;
 static unsigned refuse;
 static struct get *gets;
 static struct txn *txns;
+static struct otr_backend *opened[8];
+static unsigned opened_count;
 
 static void begins(const void *req)
 {
@@ -227,8 +229,17 @@ static int op_open(struct otr_backend **b, const struct otr_backend_config *conf
 
     if (rv == 0) {
         (*b)->ops = &lab_backend_ops;
+        if (opened_count < sizeof opened / sizeof opened[0]) {
+            opened[opened_count++] = *b;
+        }
     }
     return rv;
+}
+
+void lab_cut_off(unsigned i, bool cut_off)
+{
+    cr_assert(i < opened_count);
+    fake_set_cut_off(opened[i], cut_off);
 }
 
 static int op_session_open(struct otr_backend *b, struct otr_session *s, uint32_t ttl_ms, otr_session_cb cb)
