@@ -87,6 +87,11 @@ void links_brief(struct shard *s)
     }
 }
 
+static bool address_equal(const struct topology_address *a, const struct topology_address *b)
+{
+    return a->port == b->port && a->tls == b->tls && strcmp(a->host, b->host) == 0;
+}
+
 void links_update(struct node *n, otr_node peer)
 {
     const struct topology_node *t = topology_node(n->topology, peer);
@@ -97,7 +102,7 @@ void links_update(struct node *n, otr_node peer)
     }
     if (p->link == NULL) {
         p->link = peer_link_open(n->hub, t->name, t->peer.host, t->peer.port, (void *)(uintptr_t)peer);
-    } else if (memcmp(&p->address, &t->peer, sizeof p->address) != 0) {
+    } else if (!address_equal(&p->address, &t->peer)) {
         (void)peer_link_address(p->link, t->peer.host, t->peer.port);
     }
     p->address = t->peer;

@@ -179,15 +179,30 @@ void public_changed(struct peer_hub *hub)
 
 void public_close(struct peer_hub *hub)
 {
-    while (!list_empty(&hub->watchers)) {
-        call_end(list_item(hub->watchers.next, struct public_call, node), GRPC_OK, NULL);
+    struct list *node = hub->watchers.next;
+
+    while (node != &hub->watchers) {
+        struct list *next = node->next; /* call_end frees what the node is part of */
+
+        call_end(list_item(node, struct public_call, node), GRPC_OK, NULL);
+        node = next;
     }
 }
 
 /* --- reflection --------------------------------------------------------------------------------------------------- */
 
-static bool reply_services(struct public_call *call, reflection_response *reply)
+static reflection_response reply_init(reflection_request *request)
 {
+    reflection_response reply = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__INIT;
+
+    reply.valid_host = request->host;
+    reply.original_request = request;
+    return reply;
+}
+
+static bool reply_services(struct public_call *call, reflection_request *request)
+{
+    reflection_response reply = reply_init(request);
     Grpc__Reflection__V1__ListServiceResponse list = GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
     Grpc__Reflection__V1__ServiceResponse services[SERVICES_MAX];
     Grpc__Reflection__V1__ServiceResponse *pointers[SERVICES_MAX];
@@ -202,59 +217,59 @@ static bool reply_services(struct public_call *call, reflection_response *reply)
     }
     list.service = pointers;
     list.n_service = count;
-    reply->message_response_case =
+    reply.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
-    reply->list_services_response = &list;
-    return call_send(call, &reply->base);
+    reply.list_services_response = &list;
+    return call_send(call, &reply.base);
 }
 
-static bool reply_file(struct public_call *call, reflection_response *reply, const struct descriptors *file)
+static bool reply_file(struct public_call *call, reflection_request *request, const struct descriptors *file)
 {
+    reflection_response reply = reply_init(request);
     Grpc__Reflection__V1__FileDescriptorResponse files = GRPC__REFLECTION__V1__FILE_DESCRIPTOR_RESPONSE__INIT;
     ProtobufCBinaryData bytes = {.data = (uint8_t *)(uintptr_t)file->data, .len = file->bytes};
 
     files.file_descriptor_proto = &bytes;
     files.n_file_descriptor_proto = 1;
-    reply->message_response_case =
+    reply.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
-    reply->file_descriptor_response = &files;
-    return call_send(call, &reply->base);
+    reply.file_descriptor_response = &files;
+    return call_send(call, &reply.base);
 }
 
-static bool reply_error(struct public_call *call, reflection_response *reply, int grpc_status, const char *text)
+static bool reply_error(struct public_call *call, reflection_request *request, int grpc_status, const char *text)
 {
+    reflection_response reply = reply_init(request);
     Grpc__Reflection__V1__ErrorResponse error = GRPC__REFLECTION__V1__ERROR_RESPONSE__INIT;
 
     error.error_code = grpc_status;
     error.error_message = (char *)(uintptr_t)text;
-    reply->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
-    reply->error_response = &error;
-    return call_send(call, &reply->base);
+    reply.message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
+    reply.error_response = &error;
+    return call_send(call, &reply.base);
 }
 
 /* False: the call is gone. */
 static bool reflect(struct public_call *call, reflection_request *request)
 {
-    reflection_response reply = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__INIT;
     struct descriptors file;
 
-    reply.valid_host = request->host;
-    reply.original_request = request;
     switch (request->message_request_case) {
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_LIST_SERVICES:
-        return reply_services(call, &reply);
+        return reply_services(call, request);
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_BY_FILENAME:
         if (!descriptors_file(&descriptors_own, request->file_by_filename, &file)) {
-            return reply_error(call, &reply, GRPC_NOT_FOUND, "no such file");
+            return reply_error(call, request, GRPC_NOT_FOUND, "no such file");
         }
-        return reply_file(call, &reply, &file);
+        return reply_file(call, request, &file);
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_SYMBOL:
         if (!descriptors_symbol(&descriptors_own, request->file_containing_symbol, &file)) {
-            return reply_error(call, &reply, GRPC_NOT_FOUND, "no such symbol");
+            return reply_error(call, request, GRPC_NOT_FOUND, "no such symbol");
         }
-        return reply_file(call, &reply, &file);
+        return reply_file(call, request, &file);
     default: /* Our files are proto3: there are no extensions. */
-        return reply_error(call, &reply, GRPC_UNIMPLEMENTED, "list_services, file_by_filename, file_containing_symbol");
+        return reply_error(call, request, GRPC_UNIMPLEMENTED,
+                           "list_services, file_by_filename, file_containing_symbol");
     }
 }
 
