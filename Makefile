@@ -350,12 +350,12 @@ compile_commands.json: FORCE
 # What can be found without running it. Leaks and double frees are left to ASan, LeakSanitizer and valgrind: gcc 12 takes a pointer
 # kept in a structure for one.
 .PHONY: cppcheck analyze
-cppcheck: $(PROTO).h
+cppcheck: $(PROTO_H)
 	$(Q)cppcheck -j2 --quiet --std=c11 --enable=warning,portability,performance --inline-suppr --error-exitcode=1 \
 	  --suppress=missingIncludeSystem --suppress='*:$(BUILD)/gen/*' -D_GNU_SOURCE -DPROTOBUF_C_VERSION_NUMBER=9999999 \
 	  -I. -Iinclude -I$(BUILD)/gen --template='{file}:{line}: {severity}: {id}: {message}' $(SRC_ALL)
 ANALYZE := -fanalyzer -Wno-analyzer-malloc-leak -Wno-analyzer-file-leak -Wno-analyzer-double-free
-analyze: $(PROTO).h
+analyze: $(PROTO_H)
 	$(Q)printf '%s\n' $(SRC_ALL) | xargs -P2 -I{} $(CC) $(filter-out -MMD -MP,$(CFLAGS_BASE)) $(WARNINGS) $(ANALYZE) -c {} -o /dev/null
 
 # Only what clang-tidy objects to is shown, file by file; .clang-tidy has the checks.
