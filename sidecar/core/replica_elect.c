@@ -163,13 +163,14 @@ static void stand(struct replica *r, struct replica_actions *out)
 {
     struct descriptor d = r->descriptor;
     struct otr_position committed = replica_position(r, r->committed_index);
+    const uint32_t count = d.in_sync_count;
     uint32_t kept = 0;
 
     if (d.epoch == 0) {
         d.in_sync[0] = (struct member){.node = r->config.self, .log_id = r->meta.log_id};
         kept = 1;
     }
-    for (uint32_t i = 0; i < d.in_sync_count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         if (d.in_sync[i].node == r->config.self || d.in_sync[i].node != d.primary) {
             d.in_sync[kept++] = d.in_sync[i];
         }
