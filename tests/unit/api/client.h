@@ -18,6 +18,7 @@ struct client {
     char tls_wrong[256]; /* why the server or OpenSSL ended it, "": they did not */
     char *in;            /* received, not yet taken */
     size_t in_bytes;
+    size_t in_room; /* allocated at `in` */
     bool eof;
 };
 
