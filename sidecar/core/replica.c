@@ -482,6 +482,7 @@ static void dispatch(struct replica *r, const struct replica_event *ev, struct r
         break;
     case REPLICA_EV_FITNESS:
         r->engine_down = !ev->fitness.engine_up;
+        r->disk_full = ev->fitness.disk_full;
         break;
     case REPLICA_EV_LEAVE:
         handoff_leave(r);

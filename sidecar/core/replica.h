@@ -186,7 +186,7 @@ enum replica_event_type {
     REPLICA_EV_SEED_BEGIN,  /* A primary wants to seed us. Accepted when DO_SEED_ACCEPT comes out of the step. */
     REPLICA_EV_SEED_DONE,   /* Seed installed durably; or broken off (ok false): the log is empty. */
     REPLICA_EV_HANDOFF,     /* The primary shall hand over. Answered by exactly one DO_HANDED, unless freed before. */
-    REPLICA_EV_FITNESS,     /* This node's engine works, or does not. Until told it is taken to work. */
+    REPLICA_EV_FITNESS,     /* This node's engine and disk work, or do not. Until told they are taken to work. */
     REPLICA_EV_LEAVE, /* This process is about to stop: it stands for nothing and wants to be in no set. Final; to be
                        * told to replicas made later, too. */
 };
@@ -278,6 +278,7 @@ struct replica_event {
         } handoff;
         struct {
             bool engine_up;
+            bool disk_full;
         } fitness;
     };
 };

@@ -250,10 +250,11 @@ static void stand_as_successor(struct replica *r, struct replica_actions *out)
     }
 }
 
-/* One that gave its reign away gives the successor time; one that is about to stop leaves it to the others. */
+/* One that gave its reign away gives the successor time; one whose disk is full, or that is about to stop, leaves it to
+ * the others. */
 static bool holds_back(const struct replica *r)
 {
-    return handoff_waits(r) ||
+    return handoff_waits(r) || r->disk_full ||
            (r->leaving && r->now_ms - r->leaving_ms < ELECT_LEAVING_TIMEOUTS * r->config.timings.handoff_timeout_ms);
 }
 
@@ -279,7 +280,7 @@ void elect_progress(struct replica *r, struct replica_actions *out)
     if (!r->lease.known && r->session_open) {
         change_want_read(r);
     }
-    if (handoff_received(r)) {
+    if (handoff_received(r) && !r->disk_full) {
         stand_as_successor(r, out);
         return;
     }

@@ -473,6 +473,11 @@ void lead_progress(struct replica *r, struct replica_actions *out)
     if (!replica_leads(r)) {
         return;
     }
+    if (r->role == REPLICA_TAKEOVER && r->disk_full) {
+        /* Our epoch-start entry would commit when there is room again, which may be never. */
+        replica_abdicate(r, out, "the disk is full: no epoch can begin here");
+        return;
+    }
     advance(r, out);
     for (uint32_t i = 0; i < r->peers_count; i++) {
         struct replica_peer *p = &r->peers[i];

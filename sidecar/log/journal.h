@@ -83,8 +83,8 @@ journal_place journal_place_of(const struct journal *j, otr_shard shard, uint64_
 /* --- appending ----------------------------------------------------------------------------------------------------
  *
  * Into the open batch. Errors: OTR_NOMEM, OTR_IO (failed), OTR_BUSY (too much not yet flushed; OTR_NOSPACE while the
- * disk is full), and then nothing has changed. Metas, cuts, and the begin and end of a seed are never refused as too
- * much. */
+ * disk is full), and then nothing has changed. Metas, cuts, entries that begin an epoch, and the begin and end of a
+ * seed are never refused as too much. */
 
 /* A new entry. Asserts that h->index is last + 1. h->checksum is set. *place may be NULL. */
 int journal_append(struct journal *j, struct record_header *h, const uint8_t *body, journal_place *place);

@@ -303,7 +303,7 @@ int journal_append(struct journal *j, struct record_header *h, const uint8_t *bo
     if (rv != 0) {
         return rv;
     }
-    rv = reserve(j, bytes, true, &out);
+    rv = reserve(j, bytes, h->kind != RECORD_EPOCH, &out); /* small, and a new primary cannot do without */
     if (rv != 0) {
         return rv;
     }

@@ -28,6 +28,14 @@ static void fail_all(struct node *n, const struct otr_errmsg *msg)
     node_fatal(n, "the journal failed and is not to be trusted before it is read again: %s", msg->text);
 }
 
+static void disk_full(struct node *n, bool full)
+{
+    if (n->disk_full != full) {
+        n->disk_full = full;
+        handoff_brief_all(n);
+    }
+}
+
 static void collect(struct node *n)
 {
     struct otr_errmsg msg = {0};
@@ -45,7 +53,7 @@ static void collect(struct node *n)
         if (!n->disk_full) {
             log_error("", "the disk is full: writes are refused until there is room: %s", msg.text);
         }
-        n->disk_full = true;
+        disk_full(n, true);
         n->flush_not_before_ms = clock_now_ms() + NODE_FULL_RETRY_MS; /* the tick wakes the loop */
         return;
     }
@@ -58,7 +66,7 @@ static void collect(struct node *n)
     metrics_observe_us(&n->metrics.node.journal_flush_seconds, flusher_took_ns(n->flusher) / 1000);
     if (n->disk_full) {
         log_info("", "the disk has room again");
-        n->disk_full = false;
+        disk_full(n, false);
     }
 }
 

@@ -172,13 +172,25 @@ void handoff_end(struct shard *s)
     }
 }
 
-/* --- the engine --------------------------------------------------------------------------------------------------- */
+/* --- engine and disk ---------------------------------------------------------------------------------------------- */
 
 void handoff_brief(struct shard *s)
 {
-    if (s->node->engine_known) {
-        shard_feed(s, &(struct replica_event){.type = REPLICA_EV_FITNESS,
-                                              .fitness = {.engine_up = s->node->engine_status.up}});
+    const struct node *n = s->node;
+
+    shard_feed(s, &(struct replica_event){
+                      .type = REPLICA_EV_FITNESS,
+                      .fitness = {.engine_up = !n->engine_known || n->engine_status.up, .disk_full = n->disk_full}});
+}
+
+void handoff_brief_all(struct node *n)
+{
+    for (otr_shard i = 0; i < n->shards_top; i++) {
+        struct shard *s = node_shard(n, i);
+
+        if (s != NULL) {
+            handoff_brief(s);
+        }
     }
 }
 

@@ -12,8 +12,9 @@ struct shard;
 void handoff_handed(struct shard *s, const struct replica_action *a);
 /* After every step: notes when writes began to be refused, and goes on with a node that leaves. */
 void handoff_stepped(struct shard *s);
-/* Tells the core whether the engine works, once that is known. */
+/* Tells the core whether the engine works, and whether the disk has room. */
 void handoff_brief(struct shard *s);
+void handoff_brief_all(struct node *n);
 /* The node closes: whoever waits is told so. */
 void handoff_end(struct shard *s);
 /* While the node leaves: whether it is done with it. */

@@ -38,6 +38,49 @@ Test(replica_elect, evidence_and_min_in_sync_answers_are_enough)
     fixture_close(&f);
 }
 
+static void disk(struct fixture *f, bool full)
+{
+    step(f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true, .disk_full = full}});
+}
+
+/* What it would have to write first could not become durable. */
+Test(replica_elect, who_has_no_room_leaves_it_to_the_others)
+{
+    struct fixture f = fixture_follower(3);
+
+    disk(&f, true);
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    for (int i = 0; i < 30; i++) {
+        cr_assert(eq(u64, asked(&f, 3), 0));
+        cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+        step_tick(&f, 100);
+    }
+    disk(&f, false);
+    step_answer(&f, 3, asked(&f, 3), at3, false, true);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 1));
+    fixture_close(&f);
+}
+
+/* It won, and its epoch-start entry does not become durable. */
+Test(replica_elect, a_winner_without_room_steps_down)
+{
+    struct fixture f = fixture_follower(3);
+    uint64_t nonce;
+
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    nonce = asked(&f, 3);
+    step_answer(&f, 3, nonce, at3, false, false);
+    step_txn_done(&f, 0);
+    cr_assert(eq(int, status(&f).role, REPLICA_TAKEOVER));
+    disk(&f, true);
+    cr_assert(eq(int, status(&f).role, REPLICA_FOLLOWER));
+    cr_assert(eq(u32, status(&f).primary, OTR_NODE_NONE));
+    step_tick(&f, 5000);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    cr_assert(eq(int, replica_read_right(f.r, f.now_ms), REPLICA_READ_NOT_PRIMARY));
+    fixture_close(&f);
+}
+
 Test(replica_elect, another_incarnation_under_the_primarys_name_is_evidence)
 {
     struct fixture f = fixture_follower(3);

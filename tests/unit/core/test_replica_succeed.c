@@ -184,6 +184,10 @@ Test(replica_succeed, the_unfit_say_so_at_once)
     offer(&f, 2, 1, 21, 6);
     cr_assert(ready(&f, false));
     step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true}});
+    step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true, .disk_full = true}});
+    offer(&f, 2, 1, 21, 8);
+    cr_assert(ready(&f, false));
+    step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true}});
     step(&f, (struct replica_event){.type = REPLICA_EV_LEAVE});
     offer(&f, 2, 1, 21, 7);
     cr_assert(ready(&f, false));
@@ -243,6 +247,19 @@ Test(replica_succeed, only_of_the_primary_that_it_follows)
     handoff(&f, 2, 2, 21, 5);
     cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
     cr_assert(eq(int, status(&f).role, REPLICA_FOLLOWER));
+    fixture_close(&f);
+}
+
+/* Its disk filled up since it said that it is able: the giver waits in vain, and stands itself. */
+Test(replica_succeed, does_not_take_up_what_it_has_no_room_for)
+{
+    struct fixture f = fixture_heard();
+
+    step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true, .disk_full = true}});
+    handoff(&f, 2, 1, 21, 5);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true}});
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 1));
     fixture_close(&f);
 }
 

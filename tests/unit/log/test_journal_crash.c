@@ -434,6 +434,7 @@ Test(journal_crash, a_full_disk_loses_and_doubles_nothing)
 
 Test(journal_crash, while_the_disk_is_full_appends_are_refused_at_last)
 {
+    struct record_header epoch = {.kind = RECORD_EPOCH, .shard = 2};
     uint64_t used;
     int rv = 0;
     struct lab l;
@@ -450,6 +451,9 @@ Test(journal_crash, while_the_disk_is_full_appends_are_refused_at_last)
     cr_assert(eq(int, rv, OTR_NOSPACE));
     cr_assert(lt(sz, journal_pending_bytes(l.j), 17 << 20));
     cr_assert(eq(int, lab_meta(&l, 1, 1, 1), 0)); /* small and needed: still taken */
+    epoch.epoch = lab_state(&l, 2).last.epoch + 1;
+    epoch.index = lab_state(&l, 2).last.index + 1;
+    cr_assert(eq(int, journal_append(l.j, &epoch, NULL, NULL), 0)); /* likewise */
     fake_disk_set_capacity(l.disk, UINT64_MAX);
     cr_assert(eq(int, lab_flush(&l), 0));
     cr_assert(eq(int, lab_append(&l, 1, 1, 60000), 0));

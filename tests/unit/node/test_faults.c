@@ -48,11 +48,14 @@ static void turn(struct lab *lab, unsigned ms)
 
 static struct file_ops bad_disk;
 static const struct file_ops *good_disk;
-static atomic_bool full;
+static atomic_bool full, stuck;
 static atomic_uint failing_reads;
 
 static int bad_write(struct file *f, uint64_t offset, const void *data, size_t bytes, struct otr_errmsg *msg)
 {
+    while (stuck) {
+        usleep(1000);
+    }
     return full ? OTR_NOSPACE : good_disk->write(f, offset, data, bytes, msg);
 }
 
@@ -67,10 +70,12 @@ static int bad_read(struct file *f, uint64_t offset, void *data, size_t bytes, s
 
 static void put_bad_disk_below(struct node *n)
 {
-    good_disk = n->fs->ops;
-    bad_disk = *good_disk;
-    bad_disk.write = bad_write;
-    bad_disk.read = bad_read;
+    if (good_disk == NULL) { /* the same below every node */
+        good_disk = n->fs->ops;
+        bad_disk = *good_disk;
+        bad_disk.write = bad_write;
+        bad_disk.read = bad_read;
+    }
     n->fs->ops = &bad_disk;
 }
 
@@ -219,6 +224,11 @@ Test(faults, a_failed_read_leaves_no_hole_in_the_engine)
     lab_close(&lab);
 }
 
+static bool a_disk_is_full(struct lab *lab, void *data)
+{
+    return lab->nodes[*(int *)data]->disk_full;
+}
+
 static bool disk_is_full(struct lab *lab, void *data)
 {
     (void)data;
@@ -296,6 +306,89 @@ static void put_large(struct lab *lab, uint64_t collection, unsigned count, uint
         free(body);
     }
     free(metadata);
+}
+
+static bool leads_elsewhere(struct lab *lab, void *data)
+{
+    int p = lab_primary(lab, 0);
+
+    return p >= 0 && p != *(int *)data;
+}
+
+static bool has_room(struct lab *lab, void *data)
+{
+    return !lab->nodes[*(int *)data]->disk_full;
+}
+
+/* More waits for the disk than the journal takes while there is no room, and the primary dies. The one without room
+ * refuses what it cannot keep, leads nothing, lives, and is whole again when there is room. */
+Test(faults, a_full_disk_and_a_new_epoch)
+{
+    struct lab lab;
+    struct replica_status status;
+    uint64_t c;
+    int p;
+    int q;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    c = lab_collection(&lab, "things");
+    p = lab_primary(&lab, 0);
+    q = (p + 1) % LAB_NODES; /* the first in line to lead */
+    put_bad_disk_below(lab.nodes[q]);
+    stuck = true;
+    put_large(&lab, c, 1500, 16 << 10);
+    cr_assert(gt(sz, journal_pending_bytes(lab.nodes[q]->journal), 17 << 20));
+    full = true;
+    stuck = false;
+    lab_until(&lab, a_disk_is_full, &q, "its disk is full");
+    lab_stop(&lab, p);
+    lab_start(&lab, p);
+    lab_until(&lab, leads_elsewhere, &q, "one that has room leads");
+    lab_put(&lab, c, "later", 1);
+    cr_assert(node_shard_status(lab.nodes[q], 0, &status));
+    cr_assert(not(status.in_sync));
+    cr_assert(not(has_room(&lab, &q)));
+    full = false;
+    lab_until(&lab, has_room, &q, "there is room");
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    lab_close(&lab);
+}
+
+/* All that is left of the set has no room: nothing is written, nothing is lost, and it leads as soon as there is. */
+Test(faults, a_full_disk_and_nobody_else)
+{
+    struct lab lab;
+    struct asked a = {0};
+    struct otr_request_id id;
+    uint64_t c;
+    int p;
+    int status;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    c = lab_collection(&lab, "things");
+    lab_put(&lab, c, "a", 1);
+    p = lab_primary(&lab, 0);
+    for (int i = 0; i < LAB_NODES; i++) {
+        put_bad_disk_below(lab.nodes[i]);
+    }
+    full = true;
+    random_bytes(&id, sizeof id);
+    put_one(&lab, c, "b", &id, &a);
+    for (int i = 0; i < LAB_NODES; i++) {
+        lab_until(&lab, a_disk_is_full, &i, "a disk is full");
+    }
+    lab_stop(&lab, p);
+    turn(&lab, 1500);
+    cr_assert(eq(int, lab_primary(&lab, 0), -1));
+    full = false;
+    lab_until(&lab, lab_writable, NULL, "there is room, and somebody leads");
+    lab_put(&lab, c, "c", 3);
+    cr_assert(eq(flt, lab_get(&lab, lab_primary(&lab, 0), c, "a", NODE_LINEARIZABLE, &status), 1));
+    lab_start(&lab, p);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    lab_close(&lab);
 }
 
 /* So many entries that an empty log is seeded, not sent all of them. */
