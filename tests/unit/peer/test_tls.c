@@ -82,6 +82,56 @@ Test(tls, wrong_certificates_of_callers)
     node_close(&n);
 }
 
+/* A refused caller that goes on writing can still read why: were the socket closed at once, the kernel would reset it.
+ */
+Test(tls, a_refused_caller_can_read_why)
+{
+    const char *words;
+    struct test_cert bad = test_bad_cert(TEST_BAD_EXPIRED, &ca, false, &words);
+    SSL_CTX *ctx = test_ssl_ctx(&bad, "\2h2");
+    SSL *ssl = SSL_new(ctx);
+    char block[5000] = "";
+    char text[256];
+    struct node n;
+    unsigned written = 0;
+    int fd;
+
+    node_open(&n, "n", "test", 11, 0);
+    fd = raw_connect(peer_hub_port(n.hub));
+    SSL_set_fd(ssl, fd);
+    SSL_set_connect_state(ssl);
+    RUN_UNTIL(SSL_do_handshake(ssl) == 1);
+    RUN_UNTIL(stats_of(&n).handshakes_failed == 1);
+    for (; written < 10 && SSL_write(ssl, block, sizeof block) == sizeof block; written++) {
+        run_once();
+    }
+    cr_assert(eq(uint, written, 10));
+    ERR_clear_error();
+    cr_assert(le(int, SSL_read(ssl, block, sizeof block), 0));
+    ERR_error_string_n(ERR_get_error(), text, sizeof text);
+    cr_assert(strstr(text, "alert certificate expired") != NULL, "%s", text);
+    SSL_free(ssl);
+    SSL_CTX_free(ctx);
+    close(fd);
+    test_cert_free(&bad);
+    node_close(&n);
+}
+
+/* Who begins a handshake and does not go on is let go, and was never spoken to. */
+Test(tls, a_handshake_that_never_ends)
+{
+    static const uint8_t begun[] = {22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3};
+    struct bytes out = {.count = 0};
+    struct node n;
+    uint64_t begun_ns = uv_hrtime();
+
+    bytes_add(&out, begun, sizeof begun);
+    node_open(&n, "n", "test", 11, 0);
+    cr_assert(eq(int, raw_exchange(peer_hub_port(n.hub), &out, 9000, NULL, 0), -1));
+    cr_assert(ge(u64, uv_hrtime() - begun_ns, 4000000000));
+    node_close(&n);
+}
+
 /* Who has a good certificate speaks for the node in it and for no other, whatever the metadata claim. */
 Test(tls, a_node_cannot_speak_for_another)
 {
