@@ -278,7 +278,7 @@ FUZZ_SRC     := $(wildcard sidecar/core/*.c sidecar/log/*.c sidecar/coord/*.c si
                 $(patsubst %,sidecar/api/%.c,http_exchange http_guard http_request text tokens url) \
                 $(patsubst %,sidecar/peer/%.c,compress grpc message) sidecar/node/wire.c \
                 $(patsubst %,sidecar/cli/%.c,config_file load_lines options) \
-                $(patsubst %,sidecar/io/%.c,clock random) \
+                $(patsubst %,sidecar/io/%.c,clock log random tls tls_session tls_verify) $(patsubst %,tests/lib/%.c,temp_dir test_certs) \
                 backends/etcd/etcd_codec.c backends/etcd/etcd_stream.c engines/ruvector/ruvector_codec.c tests/lib/fake_disk.c
 FUZZ_OBJ     := $(patsubst %.c,$(FUZZ)/obj/%.o,$(FUZZ_SRC)) $(PROTO_SRC:$(BUILD)/%.c=$(FUZZ)/obj/%.o)
 $(FUZZ)/obj/gen/%.o: $(BUILD)/gen/%.c
