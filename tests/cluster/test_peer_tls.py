@@ -8,7 +8,7 @@ import tempfile
 import unittest
 import urllib.request
 
-from harness import ClusterTest, clock_s, option, run, wait_until
+from harness import ROOT, ClusterTest, clock_s, option, run, wait_until
 from ledger import Load
 
 LIVE = "live"
@@ -126,6 +126,14 @@ class TestPeerTls(ClusterTest):
         wait_until(lambda: load.goes_on(self.cluster.shards, since), GO_ON_S, "reads and writes on all shards")
 
     # --- tests --------------------------------------------------------------------------------------------------------
+
+    def test_metrics_are_documented(self):
+        with open(os.path.join(ROOT, "docs", "operations.md"), encoding="utf-8") as file:
+            documented = set(re.findall(r"^\| `(outrigger_peer_tls_[a-z_]+)`", file.read(), re.MULTILINE))
+        for node in self.cluster.node_ids:
+            with urllib.request.urlopen(self.cluster.url(node) + "/metrics", timeout=10) as answer:
+                printed = re.findall(r"^# TYPE (outrigger_peer_tls_\S+)", answer.read().decode(), re.MULTILINE)
+            self.assertEqual(set(printed), documented)
 
     def test_failover(self):
         cluster = self.cluster
