@@ -3,7 +3,8 @@
  *
  *   config       {"shards", "replication_factor", "min_in_sync", "generation": D, and as far as they are not the
  *                defaults: "beacon_ms", "grant_ms", "replica_timeout_ms", "suspect_timeout_ms", "session_ttl_ms",
- *                "read_lag_ms", "apply_wait_ms", "request_timeout_ms"}
+ *                "read_lag_ms", "apply_wait_ms", "request_timeout_ms", "compression": "zstd"; an algorithm that is not
+ *                known here means none, so that a later version may add one}
  *   nodes/N      {"zone", "state": "active" | "draining"}; parsing sets registered
  *   live/N       {"client": {"host", "port", "tls": true if so}, "peer": the same, "incarnation": H, "session",
  *                "version"}; parsing sets live
@@ -51,6 +52,39 @@ static uint32_t timing_get(const struct topology_config *c, size_t number)
     return v;
 }
 
+static const char *const compressions[] = {[TOPOLOGY_COMPRESSION_NONE] = "none", [TOPOLOGY_COMPRESSION_ZSTD] = "zstd"};
+
+const char *value_compression_name(enum topology_compression compression)
+{
+    return compressions[compression];
+}
+
+bool value_compression_find(const char *name, enum topology_compression *out)
+{
+    for (size_t i = 0; i < sizeof compressions / sizeof compressions[0]; i++) {
+        if (strcmp(name, compressions[i]) == 0) {
+            *out = (enum topology_compression)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+char *value_config_with_compression(const char *text, enum topology_compression compression, struct otr_errmsg *msg)
+{
+    cJSON *json = field_object(text, msg);
+    bool ok = json != NULL;
+
+    if (json == NULL) {
+        return NULL;
+    }
+    cJSON_DeleteItemFromObjectCaseSensitive(json, "compression");
+    if (compression != TOPOLOGY_COMPRESSION_NONE) {
+        ok = field_add_text(json, "compression", compressions[compression]);
+    }
+    return field_finish(json, ok);
+}
+
 char *value_config_print(const struct topology_config *c)
 {
     struct topology_config defaults;
@@ -66,12 +100,16 @@ char *value_config_print(const struct topology_config *c)
             ok = ok && field_add_number(json, timings[i].name, timing_get(c, i));
         }
     }
+    if (c->compression != TOPOLOGY_COMPRESSION_NONE) {
+        ok = ok && field_add_text(json, "compression", compressions[c->compression]);
+    }
     return field_finish(json, ok);
 }
 
 int value_config_parse(const char *text, struct topology_config *c, struct otr_errmsg *msg)
 {
     struct topology_config v;
+    char compression[32] = "";
     cJSON *json = field_object(text, msg);
     int rv = json != NULL ? 0 : OTR_PROTO;
 
@@ -89,6 +127,10 @@ int value_config_parse(const char *text, struct topology_config *c, struct otr_e
                 memcpy((char *)&v + timings[i].offset, &ms, sizeof ms);
             }
         }
+    }
+    rv = rv != 0 ? rv : field_get_text(json, "compression", true, compression, sizeof compression, msg);
+    if (rv == 0 && !value_compression_find(compression, &v.compression)) {
+        v.compression = TOPOLOGY_COMPRESSION_NONE;
     }
     cJSON_Delete(json);
     if (rv == 0) {

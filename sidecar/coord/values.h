@@ -12,6 +12,13 @@
 char *value_config_print(const struct topology_config *c);
 int value_config_parse(const char *text, struct topology_config *c, struct otr_errmsg *msg);
 
+/* The value `text` of `config` with this one setting changed; fields that we do not know stay. malloc'd; NULL with
+ * words when it is no object, without when out of memory. */
+char *value_config_with_compression(const char *text, enum topology_compression compression, struct otr_errmsg *msg);
+/* "none", "zstd" */
+const char *value_compression_name(enum topology_compression compression);
+bool value_compression_find(const char *name, enum topology_compression *out);
+
 /* nodes/<node>: zone, state */
 char *value_node_print(const struct topology_node *n);
 int value_node_parse(const char *text, struct topology_node *n, struct otr_errmsg *msg);

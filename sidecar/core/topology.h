@@ -52,6 +52,9 @@ struct topology_collection {
     uint64_t revision;
 };
 
+/* How sidecars may compress what they send each other; each decides whether it pays (compress_gate.h). */
+enum topology_compression { TOPOLOGY_COMPRESSION_NONE, TOPOLOGY_COMPRESSION_ZSTD };
+
 struct topology_config { /* the key `config` */
     bool known;
     uint32_t shards_count;
@@ -60,6 +63,7 @@ struct topology_config { /* the key `config` */
     uint64_t generation;
     uint32_t beacon_ms, grant_ms, replica_timeout_ms, suspect_timeout_ms, session_ttl_ms, read_lag_ms, apply_wait_ms,
         request_timeout_ms;
+    enum topology_compression compression;
 };
 
 /* The timings of DESIGN 4.7 and generation 1; the counts stay 0. */

@@ -116,7 +116,14 @@ struct peer_link *node_link(struct node *n, otr_node peer)
 /* --- out
  * --------------------------------------------------------------------------------------------------------------- */
 
-static int hand_over(struct shard *s, otr_node to, const struct replica_msg *msg, const uint8_t *entries, size_t bytes)
+/* Entries as they travel. */
+struct payload {
+    const uint8_t *data;
+    size_t bytes;
+    enum compress_encoding encoding;
+};
+
+static int hand_over(struct shard *s, otr_node to, const struct replica_msg *msg, const struct payload *entries)
 {
     struct node *n = s->node;
     struct peer_link *link = node_link(n, to);
@@ -128,8 +135,9 @@ static int hand_over(struct shard *s, otr_node to, const struct replica_msg *msg
         return OTR_UNREACHABLE;
     }
     wire_pack(n, s->id, msg, &wire, &position);
-    wire.entries.data = (uint8_t *)entries;
-    wire.entries.len = bytes;
+    wire.entries.data = (uint8_t *)entries->data;
+    wire.entries.len = entries->bytes;
+    wire.encoding = entries->encoding;
     if (msg->type == REPLICA_MSG_APPEND || msg->type == REPLICA_MSG_ACK || msg->type == REPLICA_MSG_REFUSE) {
         Outrigger__V1__ReplicateFrame frame = OUTRIGGER__V1__REPLICATE_FRAME__INIT;
         frame.messages = wires;
@@ -142,14 +150,14 @@ static int hand_over(struct shard *s, otr_node to, const struct replica_msg *msg
     return peer_link_send(link, PEER_LANE_BEACON, &frame.base);
 }
 
-static int send_one(struct shard *s, otr_node to, const struct replica_msg *msg, const uint8_t *entries, size_t bytes)
+static int send_one(struct shard *s, otr_node to, const struct replica_msg *msg, const struct payload *entries)
 {
     struct peer_metrics *m = &s->node->peers[to].metrics;
-    int rv = hand_over(s, to, msg, entries, bytes);
+    int rv = hand_over(s, to, msg, entries);
 
     if (rv == 0) {
         m->messages_sent_total++;
-        m->entry_bytes_sent_total += bytes;
+        m->entry_bytes_sent_total += entries->bytes;
     } else {
         m->messages_refused_total++;
     }
@@ -159,18 +167,25 @@ static int send_one(struct shard *s, otr_node to, const struct replica_msg *msg,
 void links_send(struct shard *s, otr_node to, const struct replica_msg *msg)
 {
     s->metrics.fenced_appends_total += msg->type == REPLICA_MSG_REFUSE && msg->refuse.reason == REPLICA_REFUSE_FENCED;
-    (void)send_one(s, to, msg, NULL, 0); /* losing it is allowed; the core repeats what matters */
+    (void)send_one(s, to, msg,
+                   &(struct payload){.data = NULL}); /* losing it is allowed; the core repeats what matters */
 }
 
 /* --- appends: one outstanding per peer
  * ---------------------------------------------------------------------------------- */
 
-struct append_read {
+enum { COMPRESSION_INLINE_BYTES = 32 << 10 }; /* compressed on the loop: some 40 us */
+
+/* What an append needs from another thread: its entries read, or compressed, or both. */
+struct append_work {
     struct node_work work;
     struct shard *shard;
     otr_node to;
     uint64_t token;
-    struct journal_reader *reader;
+    struct journal_reader *reader; /* NULL: `entries` are there already, and ours */
+    struct journal_bytes entries;
+    bool compress;
+    struct compression_job compression;
     int status;
 };
 
@@ -195,14 +210,13 @@ static void append_end(struct shard *s, struct append_job *job, uint64_t last_in
     shard_feed(s, &ev);
 }
 
-static void append_send(struct shard *s, struct append_job *job, const uint8_t *bytes, size_t count,
-                        uint64_t last_index)
+static void append_send(struct shard *s, struct append_job *job, const struct payload *entries, uint64_t last_index)
 {
     struct replica_msg msg = job->msg;
     int rv;
 
     msg.append.last_index = last_index;
-    rv = send_one(s, job->to, &msg, bytes, count);
+    rv = send_one(s, job->to, &msg, entries);
     if (rv == OTR_BUSY) {
         job->waiting = true; /* read again when there is room: the bytes may be many */
         return;
@@ -210,54 +224,126 @@ static void append_send(struct shard *s, struct append_job *job, const uint8_t *
     append_end(s, job, last_index, rv);
 }
 
-static void append_read_run(struct node_work *w)
+/* Sends what a compression made of the entries, or them. */
+static void append_send_compressed(struct shard *s, struct append_job *job, const struct compression_job *c,
+                                   const struct journal_bytes *entries)
 {
-    struct append_read *r = (struct append_read *)w;
+    bool smaller = c->out.data != NULL;
+    struct payload payload = {.data = smaller ? c->out.data : entries->data,
+                              .bytes = smaller ? c->out.bytes : entries->bytes,
+                              .encoding = smaller ? c->out.encoding : COMPRESS_PLAIN};
 
-    r->status = journal_reader_run(r->reader, NULL);
+    append_send(s, job, &payload, entries->last);
 }
 
-static void append_read_done(struct node_work *w)
+static void append_work_free(struct append_work *w)
 {
-    struct append_read *r = (struct append_read *)w;
-    struct shard *s = r->shard;
-    struct append_job *job = s->node->closing ? NULL : append_find(s, r->to);
+    if (w->reader != NULL) {
+        journal_reader_free(w->reader);
+    } else {
+        free(w->entries.data);
+    }
+    free(w->compression.out.data);
+    free(w);
+}
 
-    if (job != NULL && job->token == r->token && job->reading) {
-        const struct journal_bytes *got = journal_reader_result(r->reader);
-        job->reading = false;
-        if (r->status != 0) {
-            append_end(s, job, job->msg.append.prev.index, OTR_IO);
-        } else {
-            append_send(s, job, got->data, got->bytes, got->last);
+static void append_work_run(struct node_work *work)
+{
+    struct append_work *w = (struct append_work *)work;
+
+    if (w->reader != NULL) {
+        w->status = journal_reader_run(w->reader, NULL);
+        if (w->status == 0) {
+            w->entries = *journal_reader_result(w->reader);
         }
     }
-    journal_reader_free(r->reader);
-    free(r);
+    if (w->status == 0 && w->compress) {
+        compression_run_records(&w->compression, w->entries.data, w->entries.bytes);
+    }
+}
+
+static void append_work_done(struct node_work *work)
+{
+    struct append_work *w = (struct append_work *)work;
+    struct shard *s = w->shard;
+    struct append_job *job = s->node->closing ? NULL : append_find(s, w->to);
+
+    if (w->status == 0 && w->compress) {
+        compression_ran(s->node, w->to, &w->compression);
+    }
+    if (job != NULL && job->token == w->token && job->reading) {
+        job->reading = false;
+        if (w->status != 0) {
+            append_end(s, job, job->msg.append.prev.index, OTR_IO);
+        } else {
+            append_send_compressed(s, job, &w->compression, &w->entries);
+        }
+    }
+    append_work_free(w);
+}
+
+static struct append_work *append_work_new(struct shard *s, const struct append_job *job)
+{
+    struct append_work *w = calloc(1, sizeof *w);
+
+    if (w != NULL) {
+        w->shard = s;
+        w->to = job->to;
+        w->token = job->token;
+    }
+    return w;
+}
+
+static void append_work_start(struct append_work *w, struct append_job *job)
+{
+    job->reading = true;
+    node_work_start(w->shard->node, &w->work, append_work_run, append_work_done);
 }
 
 static int append_read(struct shard *s, struct append_job *job)
 {
-    struct append_read *r = calloc(1, sizeof *r);
+    struct append_work *w = append_work_new(s, job);
     int rv;
 
-    if (r == NULL || (r->reader = journal_reader_new(s->node->journal)) == NULL) {
-        free(r);
+    if (w == NULL || (w->reader = journal_reader_new(s->node->journal)) == NULL) {
+        free(w);
         return OTR_NOMEM;
     }
-    r->shard = s;
-    r->to = job->to;
-    r->token = job->token;
-    rv = journal_reader_entries(r->reader, s->id, job->msg.append.prev.index + 1, job->msg.append.last_index,
+    rv = journal_reader_entries(w->reader, s->id, job->msg.append.prev.index + 1, job->msg.append.last_index,
                                 NODE_APPEND_BYTES_MAX);
     if (rv != 0) {
-        journal_reader_free(r->reader);
-        free(r);
+        append_work_free(w);
         return rv;
     }
-    job->reading = true;
-    node_work_start(s->node, &r->work, append_read_run, append_read_done);
+    w->compress = compression_wanted(s->node, job->to, NODE_APPEND_BYTES_MAX, &w->compression);
+    append_work_start(w, job);
     return 0;
+}
+
+/* Entries that are in memory: takes them over. */
+static void append_entries(struct shard *s, struct append_job *job, struct journal_bytes *entries)
+{
+    struct compression_job compression;
+    struct append_work *w;
+
+    if (!compression_wanted(s->node, job->to, entries->bytes, &compression)) {
+        append_send(s, job, &(struct payload){entries->data, entries->bytes, COMPRESS_PLAIN}, entries->last);
+        free(entries->data);
+        return;
+    }
+    w = entries->bytes > COMPRESSION_INLINE_BYTES ? append_work_new(s, job) : NULL;
+    if (w != NULL) {
+        w->entries = *entries;
+        w->compress = true;
+        w->compression = compression;
+        append_work_start(w, job);
+        return;
+    }
+    compression_run_records(&compression, entries->data, entries->bytes);
+    compression_ran(s->node, job->to, &compression);
+    append_send_compressed(s, job, &compression, entries);
+    free(compression.out.data);
+    free(entries->data);
 }
 
 static void append_go(struct shard *s, struct append_job *job)
@@ -269,7 +355,7 @@ static void append_go(struct shard *s, struct append_job *job)
 
     job->waiting = false;
     if (last < first) {
-        append_send(s, job, NULL, 0, first - 1);
+        append_send(s, job, &(struct payload){.data = NULL}, first - 1);
         return;
     }
     rv = journal_read(s->node->journal, s->id, first, last, NODE_APPEND_BYTES_MAX, &entries);
@@ -283,8 +369,7 @@ static void append_go(struct shard *s, struct append_job *job)
         append_end(s, job, first - 1, rv);
         return;
     }
-    append_send(s, job, entries.data, entries.bytes, entries.last);
-    free(entries.data);
+    append_entries(s, job, &entries);
 }
 
 void links_send_append(struct shard *s, const struct replica_action *a)
@@ -423,6 +508,7 @@ int links_start(struct node *n, const struct node_config *config, struct otr_err
         .node = n->name,
         .version = "1",
         .incarnation = n->incarnation,
+        .encodings = n->compression.mode == NODE_COMPRESSION_NEVER ? 0 : COMPRESS_UNDERSTOOD,
         .listen_host = config->peer_listen_host,
         .listen_port = config->peer_listen_port,
         .ca_file = config->peer_ca,

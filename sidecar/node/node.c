@@ -296,6 +296,7 @@ static void on_tick(uv_timer_t *timer)
     if (now - n->health_told_ms >= NODE_HEALTH_EVERY_MS) {
         n->health_told_ms = now;
         tell_health(n);
+        compression_tick(n);
     }
 }
 
@@ -352,6 +353,7 @@ static void free_all(struct node *n)
         file_posix_unlock(n->lock);
     }
     collections_free(n);
+    compression_stop(n);
     free(n->coordinator);
     topology_free(n->topology);
     free(n);
@@ -509,6 +511,7 @@ static struct node *make(const struct node_config *config)
     n->engine_ops = config->engine;
     n->incarnation = random_u64();
     n->started_ms = clock_now_ms();
+    compression_start(n, config->compression);
     n->apply_wait_ms = 1000;
     n->read_lag_ms = 500;
     n->self = topology_intern(n->topology, n->name);

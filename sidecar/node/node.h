@@ -19,6 +19,13 @@ struct node;
 typedef void (*node_call_cb)(struct node *n, struct peer_call *call, enum peer_method method,
                              const struct peer_from *from, const ProtobufCMessage *request);
 
+/* What this node does of the cluster's setting `compression`. */
+enum node_compression {
+    NODE_COMPRESSION_AUTO,   /* when it pays */
+    NODE_COMPRESSION_ALWAYS, /* for tests and measurements */
+    NODE_COMPRESSION_NEVER,  /* and nobody is to send us compressed entries either: as a version that knows none */
+};
+
 struct node_config {
     uv_loop_t *loop;
     const char *cluster;
@@ -34,6 +41,7 @@ struct node_config {
     const struct otr_engine_ops *engine;
     struct otr_engine_config engine_config; /* loop and on_status are filled in */
     uint32_t session_ttl_ms;
+    enum node_compression compression;
     /* Something that only stopping can answer (a data directory used by another, our name used elsewhere, a failed
      * disk): the process prints `why` and ends. */
     void (*on_fatal)(void *data, const char *why);

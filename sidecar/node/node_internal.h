@@ -12,6 +12,7 @@
  *                  coordinator_shard.c has the shards' transactions and reads
  *   collections.c  collections made, deleted, refreshed; points of deleted ones dropped
  *   links.c        peers: links opened, evidence of death, frames in and out (wire.c translates)
+ *   compression.c  whether entries and points are compressed for a peer, and counting it
  *   seed_send.c, seed_receive.c  a shard's live points to or from another node
  *   read.c         get: the right to answer, waiting, reading off the loop
  *   search.c       the engine's hits verified against the log; the exact scan
@@ -22,6 +23,7 @@
 #ifndef OUTRIGGER_NODE_NODE_INTERNAL_H
 #define OUTRIGGER_NODE_NODE_INTERNAL_H
 
+#include "sidecar/core/compress_gate.h"
 #include "sidecar/core/replica.h"
 #include "sidecar/log/flusher.h"
 #include "sidecar/log/journal.h"
@@ -30,6 +32,7 @@
 #include "sidecar/node/handoff.h"
 #include "sidecar/node/node.h"
 #include "sidecar/node/node_metrics.h"
+#include "sidecar/peer/compress.h"
 
 enum {
     NODE_TICK_MS = 10,
@@ -168,7 +171,8 @@ struct shard {
 struct incoming {
     struct replica_msg msg;
     const uint8_t *bytes;
-    size_t *offsets; /* of entry i; offsets[count] is the end */
+    uint8_t *restored; /* what was compressed; bytes points there. Else NULL */
+    size_t *offsets;   /* of entry i; offsets[count] is the end */
     size_t count;
 };
 
@@ -178,6 +182,7 @@ struct node_peer {
     bool refused;         /* its address refused connections when it was tried last: evidence of death */
     uint64_t incarnation; /* that answered last */
     struct topology_address address;
+    struct compress_gate gate;
     struct peer_metrics metrics;
 };
 
@@ -247,6 +252,12 @@ struct node {
 
     uint32_t apply_wait_ms, read_lag_ms; /* of the cluster's configuration */
     struct collections *collections;
+    struct {
+        enum node_compression mode;
+        struct compress_pool *pool;                /* made when first needed */
+        uint64_t looked_ns, waited_ns, starved_ns; /* when the loop was looked at last, and what it showed */
+        uint32_t loop_busy_permille;
+    } compression;
     size_t held_bytes; /* of writes held, all shards */
     struct node_metrics_all metrics;
 };
@@ -368,6 +379,29 @@ void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *
 /* OTR_PROTO with words; entries of an APPEND are verified (record_read). */
 int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct incoming *out, struct otr_errmsg *msg);
 void wire_free(struct incoming *in);
+
+/* compression.c */
+struct compression_job { /* one batch for one peer */
+    struct compress_pool *pool;
+    uint32_t allowed;
+    size_t plain_bytes;
+    struct compressed out; /* the caller's to free */
+    uint64_t ns;
+};
+/* Is it to be compressed? If so, the job is filled for compression_run_. */
+bool compression_wanted(struct node *n, otr_node to, size_t bytes, struct compression_job *job);
+/* Any thread. Out of memory counts as not smaller. */
+void compression_run_records(struct compression_job *job, const uint8_t *data, size_t bytes);
+void compression_run_points(struct compression_job *job, const uint8_t *data, size_t bytes);
+/* Counts, and learns. */
+void compression_ran(struct node *n, otr_node to, const struct compression_job *job);
+/* As compress_restore, with words; *out is the caller's. */
+int compression_restore(struct node *n, uint32_t encoding, const uint8_t *data, size_t bytes, uint8_t **out,
+                        size_t *out_bytes, struct otr_errmsg *msg);
+bool compression_on(struct node *n, const struct node_peer *p);
+void compression_start(struct node *n, enum node_compression mode);
+void compression_tick(struct node *n);
+void compression_stop(struct node *n);
 
 /* seed_send.c, seed_receive.c */
 void seed_send_start(struct shard *s, otr_node to);

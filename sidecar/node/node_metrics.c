@@ -65,6 +65,8 @@ static void read_node(struct node *n)
     m->coordinator_reachable = n->coordinator->reachable;
     m->coordinator_session_open = n->coordinator->session_open;
     m->disk_full = n->disk_full;
+    m->compression_enabled = topology_config(n->topology)->compression != TOPOLOGY_COMPRESSION_NONE;
+    m->loop_busy_permille = n->compression.loop_busy_permille;
     m->journal_pending_bytes = journal.pending_bytes;
     m->journal_tail_bytes = journal.tail_bytes;
     m->journal_segments = journal.segments;
@@ -93,9 +95,15 @@ static void read_shard(struct shard *s, uint64_t now_ms, const struct replica_st
     m->points = store_count_all(s->store);
 }
 
-static void read_peer(struct node_peer *p)
+static void read_peer(struct node *n, struct node_peer *p)
 {
+    uint64_t sent_bytes;
+    uint64_t blocked_ns;
+
+    peer_link_pace(p->link, &sent_bytes, &blocked_ns);
     p->metrics.up = p->up;
+    p->metrics.compressing = compression_on(n, p);
+    p->metrics.blocked_seconds = blocked_ns / 1000000;
     p->metrics.queued_bytes =
         peer_link_queued(p->link, PEER_LANE_REPLICATE) + peer_link_queued(p->link, PEER_LANE_BEACON);
 }
@@ -160,7 +168,7 @@ static int print_peers(struct node *n, const struct metrics_out *out)
         struct node_peer *p = &n->peers[node];
 
         if (p->link != NULL) {
-            read_peer(p);
+            read_peer(n, p);
             metrics_label(&objects[count].labels, "peer", topology_name(n->topology, node));
             objects[count++].values = &p->metrics;
         }

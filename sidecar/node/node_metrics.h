@@ -28,11 +28,23 @@ struct node;
     X(S, journal_flushed_bytes_total, COUNTER, "Bytes written and synced")                                             \
     X(S, journal_flush_seconds, HISTOGRAM, "Writing and syncing one batch")                                            \
     X(S, coordinator_sessions_lost_total, COUNTER, "Sessions that the coordinator ended")                              \
+    X(S, compress_seconds, HISTOGRAM, "Compressing one batch of entries or points for a peer")                         \
+    X(S, compress_input_bytes_total, COUNTER, "Bytes of entries and points before they were compressed")               \
+    X(S, compress_output_bytes_total, COUNTER, "The same bytes as they were sent")                                     \
+    X(S, compress_useless_total, COUNTER, "Batches compressed in vain: sent plain, for they hardly shrank")            \
+    X(S, compress_skipped_fast_total, COUNTER, "Batches sent plain because the network was faster than compressing")   \
+    X(S, compress_skipped_busy_total, COUNTER, "Batches sent plain because the processor was the bound")               \
+    X(S, compress_skipped_poor_total, COUNTER, "Batches sent plain because those before hardly shrank")                \
+    X(S, decompress_seconds, HISTOGRAM, "Restoring one batch of entries or points of a peer")                          \
+    X(S, decompress_input_bytes_total, COUNTER, "Compressed bytes received from peers")                                \
+    X(S, decompress_output_bytes_total, COUNTER, "The same bytes restored")                                            \
     /* read when asked */                                                                                              \
     X(S, ready, GAUGE, "1 while /readyz says so")                                                                      \
     X(S, engine_up, GAUGE, "1 while the engine answers")                                                               \
     X(S, coordinator_reachable, GAUGE, "1 while the coordinator can be reached")                                       \
     X(S, coordinator_session_open, GAUGE, "1 while this node has a session")                                           \
+    X(S, compression_enabled, GAUGE, "1 while the cluster's settings allow compression")                               \
+    X(S, loop_busy_permille, GAUGE, "Share of the last moments in which the loop did not wait, in thousandths")        \
     X(S, disk_full, GAUGE, "1 while writes are refused for want of space")                                             \
     X(S, journal_pending_bytes, GAUGE, "Appended and not yet durable")                                                 \
     X(S, journal_tail_bytes, GAUGE, "Newest part of the journal that is kept in memory")                               \
@@ -78,7 +90,9 @@ struct node;
     X(S, links_lost_total, COUNTER, "Times the link went down")                                                        \
     /* read when asked */                                                                                              \
     X(S, up, GAUGE, "1 while the link is up")                                                                          \
-    X(S, queued_bytes, GAUGE, "Queued for the peer and not yet written")
+    X(S, queued_bytes, GAUGE, "Queued for the peer and not yet written")                                               \
+    X(S, compressing, GAUGE, "1 while batches for the peer are compressed")                                            \
+    X(S, blocked_seconds, GAUGE_MS, "For how long this connection took no more bytes although there were some")
 
 /* outrigger_peer_tls_..., where peers use TLS; read when asked */
 #define PEER_TLS_METRICS(X, S)                                                                                         \

@@ -152,14 +152,13 @@ void seed_receive_stop(struct shard *s)
     s->seed_in = NULL;
 }
 
-static void take_points(struct seed_in *in, const Outrigger__V1__SeedFrame__Points *points)
+static void take_body(struct seed_in *in, const uint8_t *body, size_t bytes)
 {
     struct shard *s = in->shard;
     struct body_iter it;
     struct otr_point p;
     journal_place place;
-    int rv = points->body.len > OTR_BODY_MAX ? OTR_TOOBIG
-                                             : body_iter_init(&it, RECORD_PUT, points->body.data, points->body.len);
+    int rv = bytes > OTR_BODY_MAX ? OTR_TOOBIG : body_iter_init(&it, RECORD_PUT, body, bytes);
 
     while (rv == 0 && (rv = body_next(&it, &p)) == 0) {
         in->points++;
@@ -168,15 +167,34 @@ static void take_points(struct seed_in *in, const Outrigger__V1__SeedFrame__Poin
         in_end(in, false, "damaged points");
         return;
     }
-    rv = journal_seed_points(s->node->journal, s->id, points->body.data, points->body.len, &place);
+    rv = journal_seed_points(s->node->journal, s->id, body, bytes, &place);
     if (rv == 0) {
-        rv = store_apply_seed(s->store, points->body.data, points->body.len, place, apply_same_id, s);
+        rv = store_apply_seed(s->store, body, bytes, place, apply_same_id, s);
     }
     if (rv != 0) {
         in_end(in, false, otr_strerror(rv));
         return;
     }
     ask_next(in);
+}
+
+static void take_points(struct seed_in *in, const Outrigger__V1__SeedFrame__Points *points)
+{
+    struct otr_errmsg msg = {0};
+    uint8_t *restored;
+    size_t bytes;
+
+    if (points->encoding == COMPRESS_PLAIN) {
+        take_body(in, points->body.data, points->body.len);
+        return;
+    }
+    if (compression_restore(in->shard->node, points->encoding, points->body.data, points->body.len, &restored, &bytes,
+                            &msg) != 0) {
+        in_end(in, false, msg.text);
+        return;
+    }
+    take_body(in, restored, bytes);
+    free(restored);
 }
 
 static bool restore_ids(struct shard *s, const uint8_t *bytes, size_t count)

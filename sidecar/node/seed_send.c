@@ -32,8 +32,11 @@ struct seed_out {
     struct journal_reader *reader;
     bool reading;
     bool begun, ended;
-    uint8_t *piece; /* a PUT's body ready to go */
+    uint8_t *piece; /* a PUT's body ready to go, in this encoding */
     size_t piece_bytes;
+    enum compress_encoding piece_encoding;
+    bool compress;
+    struct compression_job compression;
     uint64_t piece_collection;
     int numbers_first;
     size_t numbers_count;
@@ -142,10 +145,30 @@ static void piece_run(struct node_work *w)
     if (o->status == 0) {
         put_body_write(o->piece, o->piece_collection, points, o->numbers_count);
     }
+    if (o->status == 0 && o->compress) {
+        compression_run_points(&o->compression, o->piece, o->piece_bytes);
+    }
     free(points);
 }
 
 static void go_on(struct seed_out *o);
+
+static void take_compressed(struct seed_out *o)
+{
+    struct compressed *c = &o->compression.out;
+
+    o->piece_encoding = COMPRESS_PLAIN;
+    if (o->status == 0 && o->compress && o->shard != NULL) {
+        compression_ran(o->shard->node, o->to, &o->compression);
+    }
+    if (c->data != NULL) {
+        free(o->piece);
+        o->piece = c->data;
+        o->piece_bytes = c->bytes;
+        o->piece_encoding = c->encoding;
+        c->data = NULL;
+    }
+}
 
 static void piece_done(struct node_work *w)
 {
@@ -154,6 +177,7 @@ static void piece_done(struct node_work *w)
     o->reading = false;
     journal_reader_free(o->reader);
     o->reader = NULL;
+    take_compressed(o);
     if (o->shard == NULL) {
         if (o->stream == NULL) { /* else on_done comes, and frees */
             out_free(o);
@@ -193,6 +217,7 @@ static void piece_start(struct seed_out *o)
         peer_seed_cancel(o->stream);
         return;
     }
+    o->compress = compression_wanted(o->shard->node, o->to, SEED_PIECE_BYTES, &o->compression);
     o->reading = true;
     node_work_start(o->shard->node, &o->work, piece_run, piece_done);
 }
@@ -223,6 +248,7 @@ static int send_piece(struct seed_out *o)
 
     points.body.data = o->piece;
     points.body.len = o->piece_bytes;
+    points.encoding = o->piece_encoding;
     frame.points = &points;
     return peer_seed_send(o->stream, &frame);
 }

@@ -99,18 +99,17 @@ void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *
 }
 
 /* Entries: consecutive from prev on, of this shard, whole and sound. */
-static int unpack_entries(const Outrigger__V1__ReplicaMessage *in, struct incoming *out, struct otr_errmsg *msg)
+static int check_entries(const Outrigger__V1__ReplicaMessage *in, const uint8_t *bytes, size_t available,
+                         struct incoming *out, struct otr_errmsg *msg)
 {
-    const uint8_t *bytes = in->entries.data;
-    size_t available = in->entries.len;
     uint64_t first = out->msg.append.prev.index + 1;
     uint64_t count = in->last_index >= first ? in->last_index - first + 1 : 0;
     struct replica_entry *entries;
     size_t offset = 0;
 
-    if (in->encoding != 0 || count > available / RECORD_HEADER_BYTES) {
-        otr_errmsg_set(msg, "append of entries %llu..%llu in %zu bytes, encoding %u", (unsigned long long)first,
-                       (unsigned long long)in->last_index, available, in->encoding);
+    if (count > available / RECORD_HEADER_BYTES) {
+        otr_errmsg_set(msg, "append of entries %llu..%llu in %zu bytes", (unsigned long long)first,
+                       (unsigned long long)in->last_index, available);
         return OTR_PROTO;
     }
     entries = calloc((size_t)count + 1, sizeof *entries);
@@ -143,6 +142,19 @@ static int unpack_entries(const Outrigger__V1__ReplicaMessage *in, struct incomi
     return 0;
 }
 
+static int unpack_entries(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct incoming *out,
+                          struct otr_errmsg *msg)
+{
+    size_t bytes;
+    int rv;
+
+    if (in->encoding == COMPRESS_PLAIN) {
+        return check_entries(in, in->entries.data, in->entries.len, out, msg);
+    }
+    rv = compression_restore(n, in->encoding, in->entries.data, in->entries.len, &out->restored, &bytes, msg);
+    return rv != 0 ? OTR_PROTO : check_entries(in, out->restored, bytes, out, msg);
+}
+
 int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct incoming *out, struct otr_errmsg *msg)
 {
     struct replica_msg *m = &out->msg;
@@ -161,7 +173,7 @@ int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct 
         m->append.prev = position;
         m->append.last_index = in->last_index;
         m->append.commit = in->commit;
-        return unpack_entries(in, out, msg);
+        return unpack_entries(n, in, out, msg);
     case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__ACK:
         m->ack.log_id = in->log_id;
         m->ack.verified = position;
@@ -234,5 +246,6 @@ void wire_free(struct incoming *in)
         free((void *)in->msg.append.entries);
     }
     free(in->offsets);
+    free(in->restored);
     *in = (struct incoming){0};
 }

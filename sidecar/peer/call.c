@@ -174,6 +174,7 @@ static void hello_answer(struct peer_call *call)
     reply.node = (char *)(uintptr_t)hub->node;
     reply.incarnation = hub->config.incarnation;
     reply.version = (char *)(uintptr_t)hub->version;
+    reply.encodings = hub->config.encodings;
     peer_call_reply(call, &reply.base);
 }
 

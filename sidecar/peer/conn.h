@@ -77,6 +77,9 @@ struct conn {
 
     /* The batch: one at a time. */
     bool writing;
+    uint64_t writing_ns;    /* uv_hrtime() when it began: the socket took no more */
+    uint64_t written_bytes; /* given to the socket so far */
+    uint64_t blocked_ns;    /* spent `writing` so far, but for the one under way */
     uv_write_t write;
     uint8_t *arena;
     size_t arena_bytes;

@@ -135,6 +135,7 @@ static void on_written(uv_write_t *write, int status)
     struct conn *c = write->data;
 
     c->writing = false;
+    c->blocked_ns += uv_hrtime() - c->writing_ns;
     write_done(c);
     if (c->ending) {
         return;
@@ -149,7 +150,12 @@ static void on_written(uv_write_t *write, int status)
 /* Writes what the socket takes at once; the rest becomes the one write that is under way. */
 static bool socket_write(struct conn *c, uv_buf_t *bufs, unsigned count)
 {
-    int rv = uv_try_write((uv_stream_t *)&c->tcp, bufs, count);
+    int rv;
+
+    for (unsigned i = 0; i < count; i++) {
+        c->written_bytes += bufs[i].len;
+    }
+    rv = uv_try_write((uv_stream_t *)&c->tcp, bufs, count);
 
     if (rv < 0 && rv != UV_EAGAIN) {
         conn_fail(c, "write: %s", uv_strerror(rv));
@@ -179,6 +185,7 @@ static bool socket_write(struct conn *c, uv_buf_t *bufs, unsigned count)
         return false;
     }
     c->writing = true;
+    c->writing_ns = uv_hrtime();
     return false;
 }
 

@@ -269,6 +269,7 @@ static void on_hello(void *data, int status, const ProtobufCMessage *message, co
         return;
     }
     link->incarnation = reply->incarnation;
+    link->encodings = reply->encodings;
     link->backoff_ms = BACKOFF_MS_MIN;
     link->refusals = 0;
     link->ticked_ms = uv_now(link->hub->config.loop);
@@ -287,6 +288,7 @@ static void on_connected(struct conn *c)
     hello.node = link->hub->node;
     hello.incarnation = link->hub->config.incarnation;
     hello.version = link->hub->version;
+    hello.encodings = link->hub->config.encodings;
     link->rejected = false;
     link_move(link, LINK_HELLO);
     timer_start(link, HELLO_TIMEOUT_MS);
@@ -554,4 +556,17 @@ const char *peer_link_node(const struct peer_link *link)
 bool peer_link_up(const struct peer_link *link)
 {
     return link->state == LINK_UP && !link_ending(link);
+}
+
+uint32_t peer_link_encodings(const struct peer_link *link)
+{
+    return peer_link_up(link) ? link->encodings : 0;
+}
+
+void peer_link_pace(const struct peer_link *link, uint64_t *sent_bytes, uint64_t *blocked_ns)
+{
+    const struct conn *c = link->conn;
+
+    *sent_bytes = c != NULL ? c->written_bytes : 0;
+    *blocked_ns = c != NULL ? c->blocked_ns + (c->writing ? uv_hrtime() - c->writing_ns : 0) : 0;
 }

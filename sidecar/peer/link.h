@@ -52,6 +52,7 @@ struct peer_link {
     enum peer_link_state reported; /* 0: nothing yet */
     char reported_why[128];
     uint64_t incarnation; /* that answered last */
+    uint32_t encodings;   /* that it understands */
 
     bool close_wanted;
     bool dial_wanted; /* another address */

@@ -98,6 +98,7 @@ struct peer_config {
     const char *node;
     const char *version;
     uint64_t incarnation;
+    uint32_t encodings;      /* of entries that we understand (compress.h); 0: plain ones only */
     const char *listen_host; /* numeric address */
     uint16_t listen_port;    /* 0: any, see peer_hub_port */
     const char *ca_file;     /* PEM files for mutual TLS (sidecar/io/tls.h); NULL, all three: plain */
@@ -125,6 +126,11 @@ int peer_link_address(struct peer_link *link, const char *host, uint16_t port);
 void *peer_link_data(const struct peer_link *link);
 const char *peer_link_node(const struct peer_link *link);
 bool peer_link_up(const struct peer_link *link);
+/* Encodings of entries that the peer said it understands; 0 while not UP. */
+uint32_t peer_link_encodings(const struct peer_link *link);
+/* How fast the link's connection is, so far: bytes given to its socket, and for how long the socket took no more
+ * although there were some. Both begin at 0 again with a new connection. */
+void peer_link_pace(const struct peer_link *link, uint64_t *sent_bytes, uint64_t *blocked_ns);
 
 /* Packs the frame and queues it; everything queued in one loop turn goes out together. OTR_UNREACHABLE when not UP,
  * OTR_BUSY, OTR_NOMEM. What was queued when a link goes down is lost. */

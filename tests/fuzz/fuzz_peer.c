@@ -17,13 +17,29 @@ static uint8_t *pack(const ProtobufCMessage *m, size_t *bytes)
     return packed;
 }
 
+/* There are no links here: nothing is sent. */
+uint32_t peer_link_encodings(const struct peer_link *link)
+{
+    (void)link;
+    return 0;
+}
+
+void peer_link_pace(const struct peer_link *link, uint64_t *sent_bytes, uint64_t *blocked_ns)
+{
+    (void)link;
+    *sent_bytes = *blocked_ns = 0;
+}
+
 /* The entries of an append are what the head says: consecutive, whole, none missing. */
 static void check_append(const Outrigger__V1__ReplicaMessage *m, const struct incoming *in)
 {
     uint64_t prev = in->msg.append.prev.index;
 
+    FUZZ_CHECK((in->restored != NULL) == (m->encoding != COMPRESS_PLAIN));
+    FUZZ_CHECK(in->bytes == (in->restored != NULL ? in->restored : m->entries.data));
+
     FUZZ_CHECK(in->count == (in->msg.append.last_index > prev ? in->msg.append.last_index - prev : 0));
-    FUZZ_CHECK(in->offsets[in->count] == m->entries.len);
+    FUZZ_CHECK(in->restored != NULL || in->offsets[in->count] == m->entries.len);
     for (size_t i = 0; i < in->count; i++) {
         struct record_header h;
 
@@ -51,6 +67,7 @@ static void through_wire(struct node *n, const Outrigger__V1__ReplicaMessage *m)
     }
     wire_pack(n, m->shard, &in.msg, &out, &position);
     out.entries = m->entries;
+    out.encoding = m->encoding;
     FUZZ_CHECK(wire_unpack(n, &out, &again, &msg) == 0);
     FUZZ_CHECK(again.msg.type == in.msg.type && again.msg.epoch == in.msg.epoch && again.count == in.count);
     FUZZ_CHECK(again.msg.generation == in.msg.generation);
@@ -112,6 +129,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         for (size_t i = 0; i < frame->n_messages; i++) {
             through_wire(n, frame->messages[i]);
         }
+        compression_stop(n);
         topology_free(n->topology);
         free(n);
     }

@@ -50,6 +50,7 @@ Test(values, config_comes_back)
     in.generation = UINT64_MAX;
     in.grant_ms = 500;
     in.request_timeout_ms = 1;
+    in.compression = TOPOLOGY_COMPRESSION_ZSTD;
     text = value_config_print(&in);
     cr_assert(zero(int, value_config_parse(text, &out, NULL)));
     cr_assert(eq(u32, out.shards_count, 16));
@@ -59,8 +60,36 @@ Test(values, config_comes_back)
     cr_assert(eq(u32, out.grant_ms, 500));
     cr_assert(eq(u32, out.beacon_ms, 30));
     cr_assert(eq(u32, out.request_timeout_ms, 1));
+    cr_assert(eq(int, (int)out.compression, (int)TOPOLOGY_COMPRESSION_ZSTD));
     cr_assert(out.known);
     free(text);
+}
+
+/* Changing one setting leaves alone what other versions wrote. */
+Test(values, compression_is_changed_alone)
+{
+    static const char text[] = "{\"shards\":4,\"replication_factor\":3,\"min_in_sync\":2,\"generation\":\"1\","
+                               "\"later\":{\"a\":[1]},\"grant_ms\":7}";
+    struct topology_config out = {0};
+    struct otr_errmsg msg = {0};
+    char *on = value_config_with_compression(text, TOPOLOGY_COMPRESSION_ZSTD, &msg);
+    char *off = value_config_with_compression(on, TOPOLOGY_COMPRESSION_NONE, &msg);
+    char *later;
+
+    cr_assert(eq(str, off, (char *)text));
+    cr_assert(zero(int, value_config_parse(on, &out, &msg)));
+    cr_assert(eq(int, (int)out.compression, (int)TOPOLOGY_COMPRESSION_ZSTD));
+    cr_assert(eq(u32, out.grant_ms, 7));
+    later = with(on, "compression", "\"brotli\"");
+    cr_assert(zero(int, value_config_parse(later, &out, &msg)));
+    cr_assert(eq(int, (int)out.compression, (int)TOPOLOGY_COMPRESSION_NONE));
+    free(later);
+    later = with(on, "compression", "1");
+    cr_assert(eq(int, value_config_parse(later, &out, &msg), OTR_PROTO));
+    cr_assert(eq(ptr, value_config_with_compression("[]", TOPOLOGY_COMPRESSION_NONE, &msg), NULL));
+    free(later);
+    free(on);
+    free(off);
 }
 
 static const char good_config[] = "{\"shards\":4,\"replication_factor\":3,\"min_in_sync\":2,\"generation\":\"1\"}";

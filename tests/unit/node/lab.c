@@ -56,6 +56,7 @@ void lab_start(struct lab *lab, int i)
         .engine = &otr_engine_fake,
         .engine_config = {.url = engines[i]},
         .session_ttl_ms = 3000,
+        .compression = lab->compression[i],
         .on_fatal = lab_fatal,
     };
     int rv;
@@ -161,6 +162,7 @@ static void init_cluster(struct lab *lab)
     config.shards_count = lab->shards;
     config.replication_factor = 3;
     config.min_in_sync = 2;
+    config.compression = lab->compressed ? TOPOLOGY_COMPRESSION_ZSTD : TOPOLOGY_COMPRESSION_NONE;
     cr_assert(eq(int, placement_initial(nodes, LAB_NODES, 3, lab->shards, 2, config.grant_ms, 1, d, NULL), 0));
     for (uint32_t i = 0; i < lab->shards; i++) {
         key_shard(key, "lab", i);
@@ -171,9 +173,8 @@ static void init_cluster(struct lab *lab)
     topology_free(t);
 }
 
-void lab_open(struct lab *lab, uint32_t shards)
+static void open_all(struct lab *lab)
 {
-    *lab = (struct lab){.shards = shards};
     if (getenv("LAB_VERBOSE") == NULL) {
         log_set_level(LOG_ERROR);
     }
@@ -189,6 +190,19 @@ void lab_open(struct lab *lab, uint32_t shards)
     }
     init_cluster(lab);
     lab_until(lab, lab_writable, NULL, "all shards are writable");
+}
+
+void lab_open(struct lab *lab, uint32_t shards)
+{
+    *lab = (struct lab){.shards = shards};
+    open_all(lab);
+}
+
+void lab_open_compressed(struct lab *lab, uint32_t shards, const enum node_compression modes[LAB_NODES])
+{
+    *lab = (struct lab){.shards = shards, .compressed = true};
+    memcpy(lab->compression, modes, sizeof lab->compression);
+    open_all(lab);
 }
 
 void lab_close(struct lab *lab)

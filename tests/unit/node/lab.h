@@ -21,10 +21,14 @@ struct lab {
     uint32_t shards;
     uint16_t ports[LAB_NODES];
     bool closed;
+    enum node_compression compression[LAB_NODES];
+    bool compressed; /* the cluster's setting */
 };
 
 /* Nodes "n1".."n3", started and initialised with so many shards, three replicas each; returns when all are writable. */
 void lab_open(struct lab *lab, uint32_t shards);
+/* The same, with compression switched on and these modes of the nodes. */
+void lab_open_compressed(struct lab *lab, uint32_t shards, const enum node_compression modes[LAB_NODES]);
 void lab_close(struct lab *lab);
 void lab_start(struct lab *lab, int i);
 /* Orderly; the data directory stays. */

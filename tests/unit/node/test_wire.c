@@ -19,6 +19,7 @@ static struct wire_lab wire_open(void)
 
 static void wire_close(struct wire_lab *lab)
 {
+    compression_stop(lab->node);
     topology_free(lab->node->topology);
     free(lab->node);
 }
@@ -116,6 +117,53 @@ Test(wire, damaged_entries_are_refused)
     cr_assert(eq(int, pass(&lab, &msg, entries, bytes, &in, &why, &held), OTR_PROTO));
     wire_free(&in);
     outrigger__v1__replica_message__free_unpacked(held, NULL);
+    wire_close(&lab);
+}
+
+/* Compressed or not, the same entries; a wrong encoding, and bytes that are none, are refused. */
+Test(wire, compressed_entries)
+{
+    struct wire_lab lab = wire_open();
+    Outrigger__V1__ReplicaMessage m = OUTRIGGER__V1__REPLICA_MESSAGE__INIT;
+    Outrigger__V1__Position position = OUTRIGGER__V1__POSITION__INIT;
+    struct compress_pool *pool = compress_pool_new();
+    static _Alignas(8) uint8_t entries[20 * RECORD_HEADER_BYTES];
+    struct compressed packed;
+    struct otr_errmsg why = {0};
+    struct incoming in;
+    size_t bytes = 0;
+
+    for (uint64_t i = 1; i <= 20; i++) {
+        bytes += entry(entries + bytes, 3, 5, 10 + i);
+    }
+    cr_assert(zero(int, compress_records(pool, COMPRESS_UNDERSTOOD, entries, bytes, &packed)));
+    cr_assert(eq(int, (int)packed.encoding, (int)COMPRESS_ZSTD));
+    m.type = OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__APPEND;
+    m.shard = 3;
+    m.epoch = 5;
+    position.epoch = 5;
+    position.index = 10;
+    m.position = &position;
+    m.last_index = 30;
+    m.entries = (ProtobufCBinaryData){.data = packed.data, .len = packed.bytes};
+    m.encoding = packed.encoding;
+    cr_assert(zero(int, wire_unpack(lab.node, &m, &in, &why)), "%s", why.text);
+    cr_assert(eq(sz, in.count, 20));
+    cr_assert(zero(int, memcmp(in.bytes, entries, bytes)));
+    wire_free(&in);
+    for (uint32_t encoding = 0; encoding < 5; encoding++) {
+        m.encoding = encoding;
+        if (encoding != (uint32_t)packed.encoding) {
+            cr_assert(eq(int, wire_unpack(lab.node, &m, &in, &why), OTR_PROTO), "encoding %u", encoding);
+            wire_free(&in);
+        }
+    }
+    m.encoding = packed.encoding;
+    m.entries.len--;
+    cr_assert(eq(int, wire_unpack(lab.node, &m, &in, &why), OTR_PROTO));
+    wire_free(&in);
+    free(packed.data);
+    compress_pool_free(pool);
     wire_close(&lab);
 }
 

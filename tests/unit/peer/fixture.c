@@ -194,6 +194,7 @@ void node_open(struct node *n, const char *name, const char *cluster, uint64_t i
         .node = name,
         .version = "test",
         .incarnation = incarnation,
+        .encodings = (uint32_t)incarnation * 2,
         .listen_host = "127.0.0.1",
         .listen_port = port,
         .handlers = {on_link, on_drain, on_replicate, on_beacon, on_call, on_seed, on_intruder},

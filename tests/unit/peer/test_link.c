@@ -104,6 +104,25 @@ Test(link, up_with_the_incarnation_of_the_peer)
     node_close(&b);
 }
 
+/* Each side says what it understands; who does not say so understands nothing. */
+Test(link, encodings_are_what_the_peer_said)
+{
+    struct node a, b;
+    struct peer_link *link, *back;
+
+    node_open(&a, "a", "test", 11, 0);
+    node_open(&b, "b", "test", 22, 0);
+    link = node_dial(&a, "b", &b);
+    cr_assert(zero(u32, peer_link_encodings(link)));
+    back = node_dial(&b, "a", &a);
+    RUN_UNTIL(peer_link_up(link) && peer_link_up(back));
+    cr_assert(eq(u32, peer_link_encodings(link), 44));
+    cr_assert(eq(u32, peer_link_encodings(back), 22));
+    node_close(&b);
+    cr_assert(zero(u32, peer_link_encodings(link)));
+    node_close(&a);
+}
+
 /* Nobody listens: REFUSED once, however often it is dialled; UP soon after somebody does. */
 Test(link, refused_at_first_then_up)
 {
@@ -271,6 +290,7 @@ Test(link, stopped_peer_costs_bounded_memory)
     size_t resident = resident_bytes();
     uint64_t number = 0;
     uint64_t stopped_ns;
+    uint64_t sent_bytes, blocked_ns;
     int rv;
 
     node_open(&a, "a", "test", 11, 0);
@@ -285,8 +305,11 @@ Test(link, stopped_peer_costs_bounded_memory)
         } while (rv == 0);
         cr_assert(rv == OTR_BUSY || rv == OTR_UNREACHABLE);
         cr_assert(le(sz, peer_link_queued(link, PEER_LANE_REPLICATE), PEER_LANE_BYTES));
+        peer_link_pace(link, &sent_bytes, &blocked_ns);
         run_once();
     }
+    cr_assert(gt(u64, blocked_ns, 1500000000)); /* Its socket was full for nearly all of the time. */
+    cr_assert(gt(u64, sent_bytes, 1000));
 #ifndef __SANITIZE_ADDRESS__ /* It keeps what was freed. */
     cr_assert(le(sz, resident_bytes(), resident + 2 * PEER_LANE_BYTES));
 #endif
@@ -298,6 +321,8 @@ Test(link, stopped_peer_costs_bounded_memory)
     cr_assert(zero(uint, count_events(&a, PEER_LINK_REFUSED)));
     kill(pid, SIGCONT);
     RUN_UNTIL(peer_link_up(link));
+    peer_link_pace(link, &sent_bytes, &blocked_ns);
+    cr_assert(lt(u64, blocked_ns, 1000000000)); /* A new connection. */
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     node_close(&a);
