@@ -104,7 +104,7 @@ Test(node, engine_lost_its_data)
     }
     p = lab_primary(&lab, 0);
     fake_engine_down(urls[p]);
-    lab_search(&lab, p, 0, c, 100, 2, NODE_LINEARIZABLE, ids, sizeof ids);
+    lab_search(&lab, p, 0, c, 100, 2, NODE_EVENTUAL, ids, sizeof ids);
     cr_assert(eq(str, ids, "p100 p099"));
     fake_engine_up(urls[p], false);
     fed = (struct fed){.url = urls[p], .count = 250};
