@@ -311,6 +311,14 @@ $(FUZZ_NAMES:%=fuzz-replay-%): fuzz-replay-%: $(FUZZ)/bin/%
 	@echo "fuzz-$*: $$(ls tests/fuzz/corpus/$* | wc -l) files"
 fuzz-replay: $(FUZZ_NAMES:%=fuzz-replay-%)
 
+# --- the program with calls that fail at will, for tests/cluster/test_failing_calls.py ---------------------------------------
+FAIL_CALLS := $(shell grep -oP '^WRAP.\K\w+' tests/lib/fail_calls.c)
+FAIL_CALLS_OBJ := $(OBJ)/tests/lib/fail_calls.o
+$(BIN)/outrigger-failing: $(MAIN_OBJ) $(call libs,cli) $(FAIL_CALLS_OBJ)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) $(FAIL_CALLS:%=-Wl,--wrap=%) -o $@ $(MAIN_OBJ) $(FAIL_CALLS_OBJ) -Wl,--start-group $(call libs,cli) -Wl,--end-group $(SYS_ALL)
+
 # --- tests of the tests: programs that leak, overflow and read what nobody wrote; tests/canary/test_canary.py ---------------
 CANARY_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/canary/*.c))
 $(BIN)/canary: $(CANARY_OBJ)

@@ -64,7 +64,6 @@ static int page_read(struct etcd_get *get, const struct etcd_reply *reply)
 {
     const cJSON *kvs = cJSON_GetObjectItemCaseSensitive(reply->json, "kvs");
     const cJSON *item;
-    struct otr_kv kv = {0};
     int rv;
 
     if (get->revision == 0) {
@@ -75,6 +74,8 @@ static int page_read(struct etcd_get *get, const struct etcd_reply *reply)
     }
     cJSON_ArrayForEach(item, kvs)
     {
+        struct otr_kv kv = {0};
+
         if (!etcd_key_decode(item, &get->last)) {
             return OTR_PROTO;
         }

@@ -41,7 +41,7 @@ void http_server_forget(struct http_server *s, struct http_conn *c)
     }
     s->conns_count--;
     free(c);
-    if (s->conns_count == 0) {
+    if (s->conns_count == 0 && !s->accept_missed) {
         uv_timer_stop(&s->sweep);
     }
     server_finish(s);
@@ -104,16 +104,30 @@ static void sweep_conn(struct http_conn *c, uint64_t now_ms)
     }
 }
 
+static void on_connection(uv_stream_t *stream, int status);
+
 static void on_sweep(uv_timer_t *timer)
 {
     struct http_server *s = timer->data;
     uint64_t now_ms = clock_now_ms();
     struct http_conn *next;
 
+    if (s->accept_missed) {
+        s->accept_missed = false;
+        on_connection((uv_stream_t *)&s->listener, 0);
+    }
+
     for (struct http_conn *c = s->conns; c != NULL; c = next) {
         next = c->next; /* Connections are only unlinked by their close callback, later. */
         sweep_conn(c, now_ms);
     }
+}
+
+/* There was no memory for a connection: libuv holds it and listens no more until it is accepted. */
+static void accept_again(struct http_server *s)
+{
+    s->accept_missed = true;
+    uv_timer_start(&s->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
 }
 
 /* Closes the connection that has waited longest for a request, if any waits. */
@@ -191,9 +205,11 @@ static void on_connection(uv_stream_t *stream, int status)
         return;
     }
     c = conn_new(s);
-    if (c != NULL) { /* else it stays in the backlog */
-        conn_begin(c, uv_accept(stream, (uv_stream_t *)&c->tcp));
+    if (c == NULL) {
+        accept_again(s);
+        return;
     }
+    conn_begin(c, uv_accept(stream, (uv_stream_t *)&c->tcp));
 }
 
 /* The kernel has taken connections that the loop has not seen yet: closing the listener would reset them. */

@@ -57,6 +57,7 @@ struct http_server {
     bool leaving; /* every answer ends its connection */
     bool retired; /* no new connections */
     bool stopped;
+    bool accept_missed;
     bool listener_closed;
     bool sweep_closing;
     void (*close_cb)(void *data);

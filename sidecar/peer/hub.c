@@ -131,8 +131,12 @@ static void on_connection(uv_stream_t *listener, int status)
     if (rv == 0) {
         rv = conn_accept(&c, hub, &incoming_ops);
     }
+    if (rv == UV_EAGAIN) {
+        return; /* Nobody waits after all. */
+    }
     if (rv != 0) {
         LOG_LIMITED(LOG_WARN, "peer", "accept: %s", uv_strerror(rv));
+        hub->accept_missed = true;
         return;
     }
     if (hub->incoming_count >= HUB_CONNECTIONS_MAX) {
@@ -176,6 +180,10 @@ static void on_tick(uv_timer_t *tick)
             c->heard_ms = now_ms;
         }
         check_incoming(c, now_ms);
+    }
+    if (hub->accept_missed) {
+        hub->accept_missed = false;
+        on_connection((uv_stream_t *)&hub->listener, 0);
     }
 }
 

@@ -43,6 +43,7 @@ struct peer_hub {
     struct list links;
     struct list incoming; /* accepted connections */
     unsigned incoming_count;
+    bool accept_missed; /* libuv holds a connection and listens no more until it is accepted */
     struct list calls; /* incoming calls not yet answered */
     struct list tasks;
     struct list flushes;   /* connections with something to write */
