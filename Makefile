@@ -311,13 +311,18 @@ $(FUZZ_NAMES:%=fuzz-replay-%): fuzz-replay-%: $(FUZZ)/bin/%
 	@echo "fuzz-$*: $$(ls tests/fuzz/corpus/$* | wc -l) files"
 fuzz-replay: $(FUZZ_NAMES:%=fuzz-replay-%)
 
-# --- the program with calls that fail at will, for tests/cluster/test_failing_calls.py ---------------------------------------
+# --- the program with calls that fail at will, for tests/failing-calls ---------------------------------------
 FAIL_CALLS := $(shell grep -oP '^WRAP.\K\w+' tests/lib/fail_calls.c)
 FAIL_CALLS_OBJ := $(OBJ)/tests/lib/fail_calls.o
 $(BIN)/outrigger-failing: $(MAIN_OBJ) $(call libs,cli) $(FAIL_CALLS_OBJ)
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
 	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) $(FAIL_CALLS:%=-Wl,--wrap=%) -o $@ $(MAIN_OBJ) $(FAIL_CALLS_OBJ) -Wl,--start-group $(call libs,cli) -Wl,--end-group $(SYS_ALL)
+# FAILING: how many of each kind (of SEED), "all", or memory:17, call:100-200.
+.PHONY: failing-calls
+failing-calls: $(BIN)/outrigger-failing servers
+	$(Q)$(MAKE) --no-print-directory all SANITIZE=0
+	BUILD=$(BUILD) SANITIZE=$(SANITIZE) FAILING=$(or $(FAILING),20) /usr/bin/python3 -m unittest discover -s tests/failing-calls -p 'test_*.py'
 
 # --- tests of the tests: programs that leak, overflow and read what nobody wrote; tests/canary/test_canary.py ---------------
 CANARY_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/canary/*.c))
@@ -333,7 +338,7 @@ MODULES := engines/ruvector/node/node_modules
 servers: $(BUILD)/servers/etcd/.unpacked
 	$(Q)scripts/fetch-ruvector.sh
 	$(Q)BUILD=$(BUILD) scripts/fetch-promtool.sh
-test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/conformance-engines $(BIN)/simulate $(BIN)/canary $(BIN)/storm
+test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/conformance-engines $(BIN)/simulate $(BIN)/canary $(BIN)/storm $(BIN)/outrigger-failing
 test:
 	$(Q)scripts/install-deps.sh build demo test
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs servers compile_commands.json
@@ -378,6 +383,7 @@ help:
 	@echo "make unit-ROOM     the unit tests of one room: $(UNIT_ROOMS)"
 	@echo "make conformance   coordination backends against real servers; BACKEND=etcd or fake for one"
 	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"
+	@echo "make failing-calls a node one of whose calls fails: FAILING=memory:17 for one, all for each"
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
 	@echo "make fuzz-NAME     fuzzes one parser for FUZZ_SECONDS (60): $(FUZZ_NAMES); make fuzz: all of them"

@@ -22,6 +22,8 @@ SKIPPED = 77
 PEER_TLS_FILTER = ("--filter '@(lane|seed|link|call)/!(deadline_of_the_caller|enormous_length|refusals_of_the_protocol|"
                    "too_many_headers|another_cluster_is_refused|another_node_answers)'")
 
+FAILING_CALLS = "/usr/bin/python3 -m unittest discover -s tests/failing-calls -p 'test_*.py'"
+
 # (name, set, budget in seconds, command)
 SUITES = (
     [(f"unit-{room}", "test", 120, f"$BUILD/bin/unit-{room} -j2") for room in ROOMS]
@@ -51,6 +53,10 @@ SUITES = (
             "make -s conformance BUILD=$BUILD SANITIZE=1 CASES='{etcd,etcd_access,etcd_cluster,fake}/*'",
         ),
         ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
+        # A node with one call that fails, again and again; others, each time, out of all there are. The seed is printed.
+        ("failing-calls", "test", 120, f"SANITIZE=0 FAILING=30 {FAILING_CALLS}"),
+        ("failing-calls-sanitized", "test", 180, f"SANITIZE=1 FAILING=30 {FAILING_CALLS}"),
+        ("failing-calls-all", "long", 3600, f"SANITIZE=1 FAILING=all {FAILING_CALLS}"),
         ("fuzz-replay", "test", 120, "make -s fuzz-replay BUILD=$BUILD"),
         ("canary", "test", 120, "/usr/bin/python3 -m unittest discover -v -s tests/canary -p 'test_*.py'"),
         ("pure", "test", 60, "tests/pure.sh"),

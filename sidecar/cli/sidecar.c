@@ -323,6 +323,8 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
     if (rv != 0) {
         d->api = NULL;
         stop(d);
+    } else if (d->failed) { /* before there was anything to stop */
+        stop(d);
     }
     return rv;
 }
@@ -409,7 +411,7 @@ static int run(const struct command *command, int argc, char **argv)
         exit_code = rv == 0 ? EXIT_OK : EXIT_FAILED;
     }
     if (rv != 0) {
-        fprintf(stderr, "outrigger sidecar: %s\n", msg.text);
+        fprintf(stderr, "outrigger sidecar: %s\n", msg.text[0] != '\0' ? msg.text : otr_strerror(rv));
     }
     options_memory_close(&memory);
     return exit_code;

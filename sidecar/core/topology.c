@@ -27,6 +27,7 @@ struct topology {
     struct topology_collection **by_id;
     uint32_t collections_count;
     uint32_t collections_room;
+    bool starved;
 };
 
 void topology_config_defaults(struct topology_config *c)
@@ -96,14 +97,23 @@ otr_node topology_intern(struct topology *t, const char *name)
     if (*slot != OTR_NODE_NONE) {
         return *slot;
     }
-    node = t->nodes_count < OTR_NODES_MAX ? calloc(1, sizeof *node) : NULL;
+    if (t->nodes_count == OTR_NODES_MAX) {
+        return OTR_NODE_NONE;
+    }
+    node = calloc(1, sizeof *node);
     if (node == NULL) {
+        t->starved = true;
         return OTR_NODE_NONE;
     }
     strcpy(node->name, name);
     t->nodes[t->nodes_count++] = node;
     *slot = t->nodes_count;
     return *slot;
+}
+
+bool topology_starved(const struct topology *t)
+{
+    return t->starved;
 }
 
 const char *topology_name(const struct topology *t, otr_node node)

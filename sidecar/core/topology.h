@@ -75,6 +75,8 @@ void topology_free(struct topology *t);
 
 /* The number of a name, a new one if it was never met; OTR_NODE_NONE when out of memory or of numbers. */
 otr_node topology_intern(struct topology *t, const char *name);
+/* A name found no memory: what the topology shows is not all that it was told. */
+bool topology_starved(const struct topology *t);
 /* "?" for numbers never given. */
 const char *topology_name(const struct topology *t, otr_node node);
 /* Numbers given so far are 1..count. NULL for others. */

@@ -160,6 +160,19 @@ static const char *tls_hint(const struct transfer *t, CURLcode result, long http
                : "";
 }
 
+/* From inside a callback of curl: the sweep ends it. */
+static void transfer_fail(CURL *easy, int rv)
+{
+    char *private = NULL;
+    struct transfer *t;
+
+    if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, &private) == CURLE_OK && private != NULL) {
+        t = (struct transfer *)(void *)private;
+        t->failed = t->failed != 0 ? t->failed : rv;
+        sweep_soon(t->lane->client);
+    }
+}
+
 /* Ends a transfer that no multi handle holds any more. The request is the caller's again in `done`. */
 static void transfer_finish(struct transfer *t, CURLcode result)
 {
@@ -489,7 +502,6 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
     struct watched_socket *s = socket_arg;
     int events = 0;
 
-    (void)easy;
     if (what == CURL_POLL_REMOVE) {
         if (s != NULL) {
             curl_multi_assign(lane->multi, fd, NULL);
@@ -501,7 +513,8 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
         s = calloc(1, sizeof *s);
         if (s == NULL || uv_poll_init_socket(lane->client->loop, &s->poll, fd) != 0) {
             free(s);
-            return -1;
+            transfer_fail(easy, OTR_NOMEM); /* Not by -1: curl would fail all transfers of the lane, for ever. */
+            return 0;
         }
         s->poll.data = s;
         s->lane = lane;
@@ -512,7 +525,10 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
     events |= (what & CURL_POLL_IN) != 0 ? UV_READABLE : 0;
     events |= (what & CURL_POLL_OUT) != 0 ? UV_WRITABLE : 0;
     s->events = events;
-    return uv_poll_start(&s->poll, events, on_socket) == 0 ? 0 : -1;
+    if (uv_poll_start(&s->poll, events, on_socket) != 0) {
+        transfer_fail(easy, OTR_NOMEM);
+    }
+    return 0;
 }
 
 static struct lane *lane_get(struct http_client *client, unsigned number)
@@ -604,7 +620,7 @@ static struct transfer *next_to_end(const struct http_client *client)
 
     for (t = client->transfers; t != NULL; t = t->next) {
         /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what has ended is no longer in the list. */
-        if (t->canceled || client->closing || (t->failed != 0 && !t->attached)) {
+        if (t->canceled || client->closing || t->failed != 0) {
             return t;
         }
     }

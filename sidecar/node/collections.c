@@ -33,19 +33,16 @@ struct collections {
     bool check_queued;
 };
 
-static struct collections *state(struct node *n)
+int collections_make(struct node *n)
 {
+    n->collections = calloc(1, sizeof *n->collections);
     if (n->collections == NULL) {
-        n->collections = calloc(1, sizeof *n->collections);
-        if (n->collections == NULL) {
-            node_fatal(n, "out of memory");
-            abort();
-        }
-        n->collections->node = n;
-        n->collections->answered = 1;
-        n->collections->asked = 1;
+        return OTR_NOMEM;
     }
-    return n->collections;
+    n->collections->node = n;
+    n->collections->answered = 1;
+    n->collections->asked = 1;
+    return 0;
 }
 
 void collections_free(struct node *n)
@@ -58,7 +55,7 @@ void collections_free(struct node *n)
  * whatever an answer says that has been long under way. */
 static void note_gone(struct node *n, const struct topology_collection *c)
 {
-    struct collections *cs = state(n);
+    struct collections *cs = n->collections;
     size_t at = cs->gone_count++ % GONE_MAX;
 
     cs->gone[at].id = c->id;
@@ -67,7 +64,7 @@ static void note_gone(struct node *n, const struct topology_collection *c)
 
 static const char *gone_name(struct node *n, uint64_t id)
 {
-    struct collections *cs = state(n);
+    struct collections *cs = n->collections;
     size_t count = cs->gone_count < GONE_MAX ? cs->gone_count : GONE_MAX;
 
     for (size_t i = 0; i < count; i++) {
@@ -172,7 +169,7 @@ static void on_all(struct otr_get_req *req, int status, const struct otr_get_res
 
 static void ask(struct node *n)
 {
-    struct collections *cs = state(n);
+    struct collections *cs = n->collections;
     char prefix[KEY_MAX];
 
     if (cs->reading || n->closing || coordinator_regressed(n)) {
@@ -187,7 +184,7 @@ static void ask(struct node *n)
 
 uint64_t collections_ask(struct node *n)
 {
-    struct collections *cs = state(n);
+    struct collections *cs = n->collections;
 
     if (cs->asked == cs->answered || (cs->reading && cs->asked == cs->reading_number)) {
         cs->asked++;
@@ -279,7 +276,7 @@ static void check_later(struct later *l)
 
 void collections_tick(struct node *n, uint64_t now_ms)
 {
-    struct collections *cs = state(n);
+    struct collections *cs = n->collections;
 
     if (now_ms - cs->checked_ms >= CHECK_EVERY_MS) {
         cs->checked_ms = now_ms;
@@ -289,7 +286,7 @@ void collections_tick(struct node *n, uint64_t now_ms)
 
 void collections_changed(struct node *n)
 {
-    struct collections *cs = state(n);
+    struct collections *cs = n->collections;
 
     if (!cs->check_queued) {
         cs->check_queued = true;

@@ -404,6 +404,7 @@ static void on_tick(uv_timer_t *timer)
         open_session(c);
     }
     announce_step(c);
+    links_tick(c->node);
     if (!c->watching && !c->reading_all && !c->regressed) {
         read_all(c);
     }

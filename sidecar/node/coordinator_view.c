@@ -189,6 +189,9 @@ void coordinator_take_put(struct coordinator *c, const struct otr_kv *kv)
     case KEY_OTHER:
         break;
     }
+    if (topology_starved(n->topology)) {
+        node_fatal(n, "out of memory: key %s could not be taken in", kv->key);
+    }
 }
 
 static void lose_live(struct coordinator *c, const char *name)

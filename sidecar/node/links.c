@@ -102,10 +102,23 @@ void links_update(struct node *n, otr_node peer)
     }
     if (p->link == NULL) {
         p->link = peer_link_open(n->hub, t->name, t->peer.host, t->peer.port, (void *)(uintptr_t)peer);
+        if (p->link == NULL) {
+            LOG_LIMITED(LOG_WARN, "", "peer %s: no link: out of memory; trying again", t->name);
+            return;
+        }
     } else if (!address_equal(&p->address, &t->peer)) {
         (void)peer_link_address(p->link, t->peer.host, t->peer.port);
     }
     p->address = t->peer;
+}
+
+void links_tick(struct node *n)
+{
+    for (otr_node peer = 1; peer <= topology_nodes_count(n->topology); peer++) {
+        if (n->peers[peer].link == NULL && topology_node(n->topology, peer)->live) {
+            links_update(n, peer);
+        }
+    }
 }
 
 struct peer_link *node_link(struct node *n, otr_node peer)

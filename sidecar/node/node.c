@@ -384,7 +384,9 @@ void node_closing_step(struct node *n)
         flush_stop(n);
         uv_close((uv_handle_t *)&n->tick, on_own_handle_closed);
         uv_close((uv_handle_t *)&n->prepare, on_own_handle_closed);
-        uv_close((uv_handle_t *)&n->flushed, on_own_handle_closed);
+        if (n->flushed.data != NULL) {
+            uv_close((uv_handle_t *)&n->flushed, on_own_handle_closed);
+        }
         uv_close((uv_handle_t *)&n->idle, on_own_handle_closed);
         return;
     }
@@ -492,9 +494,8 @@ static struct node *make(const struct node_config *config)
 {
     struct node *n = calloc(1, sizeof *n);
 
-    if (n == NULL || (n->topology = topology_new()) == NULL) {
-        free(n);
-        return NULL;
+    if (n == NULL || (n->topology = topology_new()) == NULL || collections_make(n) != 0) {
+        goto err;
     }
     n->loop = config->loop;
     n->lock = -1;
@@ -515,7 +516,18 @@ static struct node *make(const struct node_config *config)
     n->apply_wait_ms = 1000;
     n->read_lag_ms = 500;
     n->self = topology_intern(n->topology, n->name);
+    if (n->self == OTR_NODE_NONE) {
+        goto err;
+    }
     return n;
+
+err:
+    if (n != NULL) {
+        collections_free(n);
+        topology_free(n->topology);
+    }
+    free(n);
+    return NULL;
 }
 
 struct close_wait {

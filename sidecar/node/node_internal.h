@@ -363,11 +363,13 @@ const char *collections_name(struct node *n, uint64_t id); /* also of recently d
 /* A read of all collections that begins after this call; its number for collections_answered. */
 uint64_t collections_ask(struct node *n);
 bool collections_answered(const struct node *n, uint64_t asked);
+int collections_make(struct node *n); /* OTR_NOMEM */
 void collections_free(struct node *n);
 
 /* links.c */
 int links_start(struct node *n, const struct node_config *config, struct otr_errmsg *msg);
 void links_update(struct node *n, otr_node peer); /* its address may have changed */
+void links_tick(struct node *n);                  /* links for which there was no memory */
 void links_brief(struct shard *s);
 void links_send(struct shard *s, otr_node to, const struct replica_msg *msg);
 void links_send_append(struct shard *s, const struct replica_action *a);

@@ -44,7 +44,7 @@ struct peer_hub {
     struct list incoming; /* accepted connections */
     unsigned incoming_count;
     bool accept_missed; /* libuv holds a connection and listens no more until it is accepted */
-    struct list calls; /* incoming calls not yet answered */
+    struct list calls;  /* incoming calls not yet answered */
     struct list tasks;
     struct list flushes;   /* connections with something to write */
     struct list watchers;  /* of our health (public.c) */
