@@ -145,7 +145,7 @@ TESTLIB_ruvector := ruvector_server
 TESTLIB_etcd := http_stub
 
 define unit
-UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,$$(TESTLIB_$(1)))
+UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,some_ran $$(TESTLIB_$(1)))
 $$(UNIT_OBJ_$(1)): | $(PROTO_H)
 $(call list,unit-$(1),$$(UNIT_OBJ_$(1)))
 $(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call libs,$(1)) $(OBJ)/unit-$(1).list
@@ -172,7 +172,7 @@ peer-interop: $(BIN)/peer-echo
 
 # --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
 CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
-                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store temp_dir test_certs)
+                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store some_ran temp_dir test_certs)
 $(eval $(call list,conformance,$(CONFORMANCE_OBJ)))
 $(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd) $(OBJ)/conformance.list
 	@mkdir -p $(@D)
@@ -195,7 +195,7 @@ conformance: $(BIN)/conformance $(BUILD)/outrigger$(BUILD_SUFFIX) $(BUILD)/serve
 
 # --- conformance of engine drivers: the same cases on every engine; ENGINE=fake, ruvector-flat or ruvector-hnsw for one -----
 ENGINES_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance-engines/*.c)) \
-               $(patsubst %,$(OBJ)/tests/lib/%.o,fake_engine http_stub ruvector_server)
+               $(patsubst %,$(OBJ)/tests/lib/%.o,fake_engine http_stub ruvector_server some_ran)
 $(eval $(call list,conformance-engines,$(ENGINES_OBJ)))
 $(BIN)/conformance-engines: $(ENGINES_OBJ) $(call libs,ruvector) $(OBJ)/conformance-engines.list
 	@mkdir -p $(@D)
@@ -325,7 +325,7 @@ failing-calls: $(BIN)/outrigger-failing servers
 	BUILD=$(BUILD) SANITIZE=$(SANITIZE) FAILING=$(or $(FAILING),20) /usr/bin/python3 -m unittest discover -s tests/failing-calls -p 'test_*.py'
 
 # --- tests of the tests: programs that leak, overflow and read what nobody wrote; tests/canary/test_canary.py ---------------
-CANARY_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/canary/*.c))
+CANARY_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/canary/*.c)) $(OBJ)/tests/lib/some_ran.o
 $(BIN)/canary: $(CANARY_OBJ)
 	@mkdir -p $(@D)
 	$(call say,LINK $@)

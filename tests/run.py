@@ -50,7 +50,7 @@ SUITES = (
         # Without etcd_secure: TLS and users are there in etcd_access, and the same cases in etcd.
         (
             "conformance-sanitized", "test", 400,
-            "make -s conformance BUILD=$BUILD SANITIZE=1 CASES='{etcd,etcd_access,etcd_cluster,fake}/*'",
+            "make -s conformance BUILD=$BUILD SANITIZE=1 CASES='@(etcd|etcd_access|etcd_cluster|fake)/*'",
         ),
         ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
         # A node with one call that fails, again and again; others, each time, out of all there are. The seed is printed.

@@ -81,6 +81,9 @@ class Canary(unittest.TestCase):
             self.assertEqual(status, "failed", f"{target}: {output}")
             self.assertIn(word, output, target)
 
+    def test_a_filter_that_matches_nothing_fails(self):
+        self.assert_found(f"{PLAIN} 'claen/*'", "no test ran")
+
     def test_a_suite_over_its_budget_fails(self):
         status, _ = self.suite("read -r never < <(tail -f /dev/null)", budget=1)
         self.assertEqual(status, "over budget")
