@@ -172,7 +172,7 @@ peer-interop: $(BIN)/peer-echo
 
 # --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
 CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
-                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store some_ran temp_dir test_certs)
+                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store relay some_ran temp_dir test_certs)
 $(eval $(call list,conformance,$(CONFORMANCE_OBJ)))
 $(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd) $(OBJ)/conformance.list
 	@mkdir -p $(@D)

@@ -31,6 +31,13 @@ uint32_t etcd_backoff_next(uint32_t *backoff_ms)
     return now_ms / 2 + (uint32_t)(random_u64() % (now_ms + 1));
 }
 
+uint32_t etcd_backoff_round(const struct etcd *etcd, unsigned failures_count, uint32_t *backoff_ms)
+{
+    uint32_t within_ms = 0;
+
+    return etcd_backoff_next(failures_count % etcd->endpoints_count == 0 ? backoff_ms : &within_ms);
+}
+
 void etcd_identity_seen(struct etcd *etcd, uint64_t identity)
 {
     if (identity == 0 || identity == etcd->identity) {

@@ -90,6 +90,9 @@ void etcd_identity_seen(struct etcd *etcd, uint64_t identity);
 
 /* The delay to wait now, +-50 %, and doubles *backoff_ms for the next time. 0 stands for the smallest. */
 uint32_t etcd_backoff_next(uint32_t *backoff_ms);
+/* The delay after the failures_count-th attempt in a row, each at the next endpoint: short within a round of all of
+ * them, for one may be well while the others are not, and growing from round to round. */
+uint32_t etcd_backoff_round(const struct etcd *etcd, unsigned failures_count, uint32_t *backoff_ms);
 
 /* --- etcd_call.c: one request ----------------------------------------------------------------------------------- */
 

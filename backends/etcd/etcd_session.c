@@ -130,11 +130,10 @@ static uint32_t attempt_ms(const struct etcd_session *session)
 static void session_failed(struct etcd_session *session, const struct otr_errmsg *msg)
 {
     struct etcd *etcd = session->etcd;
-    uint32_t pause_ms = etcd_backoff_next(&session->backoff_ms);
+    uint32_t pause_ms = etcd_backoff_round(etcd, ++session->failures_count, &session->backoff_ms);
     bool late;
 
     session->endpoint = etcd_endpoint_next(etcd, session->endpoint);
-    session->failures_count++;
     if (session->state != GRANTING && pause_ms > third_ms(session)) {
         pause_ms = third_ms(session);
     }

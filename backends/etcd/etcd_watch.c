@@ -55,6 +55,7 @@ struct etcd_watch {
     bool silent;       /* SILENT was the last word */
     uint64_t revision; /* delivered up to and including */
     unsigned endpoint;
+    unsigned failures_count; /* since it was confirmed */
     uint32_t backoff_ms;
     struct http_request http; /* the transfer */
     struct etcd_auth_wait wait;
@@ -167,6 +168,7 @@ static bool report_silence(struct etcd_watch *watch)
 static void watch_confirmed(struct etcd_watch *watch, uint64_t sent_ms)
 {
     watch->confirmed_ms = sent_ms;
+    watch->failures_count = 0;
     watch->backoff_ms = 0;
     watch->why.text[0] = '\0';
     if (watch->silent) {
@@ -189,7 +191,7 @@ static void watch_pause(struct etcd_watch *watch, uint32_t pause_ms)
 static void watch_retry(struct etcd_watch *watch)
 {
     watch->endpoint = etcd_endpoint_next(watch->etcd, watch->endpoint);
-    watch_pause(watch, etcd_backoff_next(&watch->backoff_ms));
+    watch_pause(watch, etcd_backoff_round(watch->etcd, ++watch->failures_count, &watch->backoff_ms));
     report_silence(watch);
 }
 

@@ -1,5 +1,6 @@
 #include "tests/conformance/secure.h"
 #include "tests/lib/etcd_server.h"
+#include "tests/lib/relay.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,8 +100,32 @@ static void driver_wipe_secure(struct world *w)
     server->auth = false;
 }
 
+static void driver_far_open(struct world *w)
+{
+    const struct etcd_server *server = w->coordinator;
+    char url[40];
+
+    w->relay = relay_new(&w->loop, server->members[0].client_port);
+    snprintf(url, sizeof url, "%s://127.0.0.1:%u", server->certs != NULL ? "https" : "http", relay_port(w->relay));
+    w->far = world_open(w, url);
+}
+
+static void driver_far_link(struct world *w, enum world_link link)
+{
+    static const enum relay_link links[] = {
+        [LINK_WHOLE] = RELAY_WHOLE,           [LINK_REFUSED] = RELAY_REFUSED,
+        [LINK_SILENT] = RELAY_SILENT,         [LINK_NO_REQUESTS] = RELAY_NO_REQUESTS,
+        [LINK_NO_ANSWERS] = RELAY_NO_ANSWERS,
+    };
+
+    relay_set(w->relay, links[link]);
+}
+
 static void driver_close(struct world *w)
 {
+    if (w->relay != NULL) {
+        relay_close(w->relay);
+    }
     etcd_server_close(w->coordinator);
     free(w->coordinator);
 }
@@ -120,6 +145,8 @@ const struct world_driver world_etcd = {
     .thaw = driver_thaw,
     .compact = driver_compact,
     .wipe = driver_wipe,
+    .far_open = driver_far_open,
+    .far_link = driver_far_link,
     .close = driver_close,
 };
 
@@ -132,6 +159,8 @@ const struct world_driver world_etcd_secure = {
     .thaw = driver_thaw,
     .compact = driver_compact_secure,
     .wipe = driver_wipe_secure,
+    .far_open = driver_far_open,
+    .far_link = driver_far_link,
     .close = driver_close_secure,
 };
 
@@ -140,5 +169,7 @@ const struct world_driver world_etcd_cluster = {
     .ops = &otr_backend_etcd,
     .init = driver_init_cluster,
     .start = driver_start,
+    .far_open = driver_far_open,
+    .far_link = driver_far_link,
     .close = driver_close,
 };

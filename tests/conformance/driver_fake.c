@@ -35,6 +35,22 @@ static void driver_wipe(struct world *w)
     fake_replace(w->coordinator);
 }
 
+static void driver_far_open(struct world *w)
+{
+    w->far = world_open(w, w->endpoints);
+}
+
+static void driver_far_link(struct world *w, enum world_link link)
+{
+    static const enum fake_link links[] = {
+        [LINK_WHOLE] = FAKE_LINK_WHOLE,           [LINK_REFUSED] = FAKE_LINK_REFUSED,
+        [LINK_SILENT] = FAKE_LINK_SILENT,         [LINK_NO_REQUESTS] = FAKE_LINK_SILENT,
+        [LINK_NO_ANSWERS] = FAKE_LINK_NO_ANSWERS,
+    };
+
+    fake_set_link(w->far, links[link]);
+}
+
 static void driver_close(struct world *w)
 {
     fake_coordinator_close(w->coordinator);
@@ -49,5 +65,7 @@ const struct world_driver world_fake = {
     .thaw = driver_start,
     .compact = driver_compact,
     .wipe = driver_wipe,
+    .far_open = driver_far_open,
+    .far_link = driver_far_link,
     .close = driver_close,
 };

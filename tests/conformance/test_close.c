@@ -6,6 +6,41 @@
 
 enum { EACH = 5 };
 
+/* One of each member of the vtable that answers with a status alone; `open` is an open session. */
+static struct simple simples[3 * EACH];
+
+static void start_simples(struct world *w, struct session *open)
+{
+    static struct session closed[EACH];
+    static struct otr_service service = {
+        .id = "n", .name = "outrigger", .address = "h", .key = WORLD_PREFIX "c/service"};
+    int rv;
+
+    for (int i = 0; i < 3 * EACH; i++) {
+        simples[i] = (struct simple){.w = w, .req.data = &simples[i]};
+        if (i % 3 == 0) {
+            session_start(w, &closed[i / 3], w->b, 2000);
+            CALL(w, rv, w->ops->session_close(w->b, &closed[i / 3].s, &simples[i].req, simple_done));
+        } else if (i % 3 == 1) {
+            CALL(w, rv, w->ops->session_revoke(w->b, "4711", &simples[i].req, simple_done));
+        } else {
+            CALL(w, rv,
+                 w->ops->service_register(w->b, &open->s, &service, OTR_HEALTH_PASSING, &simples[i].req, simple_done));
+        }
+        cr_assert(rv == 0);
+    }
+}
+
+static void expect_simples_canceled(void)
+{
+    for (int i = 0; i < 3 * EACH; i++) {
+        /* A session of which nobody has heard may be closed without asking anybody. */
+        cr_assert(simples[i].calls_count == 1 &&
+                      (simples[i].status == OTR_CANCELED || (i % 3 == 0 && simples[i].status == 0)),
+                  "%d: %u times, %s", i % 3, simples[i].calls_count, otr_errname(simples[i].status));
+    }
+}
+
 static void start_everything(struct world *w, struct get *gets, struct txn *txns, struct watch *watches,
                              struct session *sessions)
 {
@@ -39,13 +74,18 @@ CASE(close_cancels_everything_once)
     static struct txn txns[EACH];
     static struct watch watches[EACH];
     static struct session sessions[EACH];
+    struct session open;
 
+    session_await(w, &open, 10000);
     w->driver->freeze(w);
     start_everything(w, gets, txns, watches, sessions);
+    start_simples(w, &open);
     world_pass(w, 200);
     world_close_backend(w, w->b);
     w->b = NULL;
     expect_canceled_once(w, gets, txns, watches);
+    expect_simples_canceled();
+    cr_assert(open.unreachable_count == 0 && open.lost_count == 0);
     for (int i = 0; i < EACH; i++) {
         cr_assert(sessions[i].open_count == 0 && sessions[i].lost_count == 0);
     }
@@ -59,11 +99,15 @@ CASE(close_at_once)
     static struct txn txns[EACH];
     static struct watch watches[EACH];
     static struct session sessions[EACH];
+    struct session open;
 
+    session_await(w, &open, 10000);
     start_everything(w, gets, txns, watches, sessions);
+    start_simples(w, &open);
     world_close_backend(w, w->b);
     w->b = NULL;
     expect_canceled_once(w, gets, txns, watches);
+    expect_simples_canceled();
 }
 
 /* And while nobody is there and everything waits for its next attempt. */

@@ -142,6 +142,7 @@ CASE(txn_limits)
     static char big[OTR_TXN_BYTES_MAX + 2];
     const size_t limit = OTR_TXN_BYTES_MAX - strlen(WORLD_PREFIX "t/ab");
     struct txn txn = {0};
+    struct get get;
 
     for (int i = 0; i < 70; i++) {
         snprintf(keys[i], sizeof keys[i], "t/%02d", i);
@@ -151,15 +152,27 @@ CASE(txn_limits)
         txn_put(&txn, keys[i], "x");
     }
     cr_assert(txn_await(w, &txn) == 0, "%s", txn.text);
+    for (int i = 0; i < OTR_TXN_MAX; i++) {
+        txn_put(&txn, keys[i], "x");
+    }
+    cr_assert(txn_await(w, &txn) == 0, "%s", txn.text);
     for (int i = 0; i < OTR_TXN_MAX + 1; i++) {
         txn_put(&txn, keys[i], "x");
     }
+    cr_assert(txn_start(w, &txn, w->b) == OTR_TOOBIG);
+    for (int i = 0; i < OTR_TXN_MAX; i++) {
+        txn_absent(&txn, keys[i]);
+    }
+    txn_put(&txn, "t/z", "x");
     cr_assert(txn_start(w, &txn, w->b) == OTR_TOOBIG);
 
     memset(big, 'x', sizeof big - 1);
     big[limit] = '\0';
     txn_put(&txn, "t/ab", big);
     cr_assert(txn_await(w, &txn) == 0, "%s", txn.text);
+    get_await(w, &get, "t/ab");
+    cr_assert(get.kvs_count == 1 && get.kvs[0].value_bytes == limit && strcmp(get.kvs[0].value, big) == 0);
+    get_close(&get);
     big[limit] = 'x';
     big[limit + 1] = '\0';
     txn_put(&txn, "t/ab", big);

@@ -52,6 +52,9 @@ void world_run(const struct world_driver *driver, void (*body)(struct world *w))
     driver->start(&w);
     w.b = world_open(&w, w.endpoints);
     body(&w);
+    if (w.far != NULL) {
+        world_close_backend(&w, w.far);
+    }
     if (w.b != NULL) {
         world_close_backend(&w, w.b);
     }
@@ -112,6 +115,7 @@ static void get_done(struct otr_get_req *req, int status, const struct otr_get_r
     cr_assert((status == 0) == (result != NULL));
     cr_assert(status == 0 || msg->text[0] != '\0', "an error says what went wrong");
     get->calls_count++;
+    cr_assert(get->calls_count == 1, "called back twice");
     get->status = status;
     if (result == NULL) {
         return;
@@ -349,6 +353,7 @@ void simple_done(struct otr_simple_req *req, int status, const struct otr_errmsg
     cr_assert(!simple->w->in_call, "called back from inside a call");
     cr_assert(status == 0 || msg->text[0] != '\0', "an error says what went wrong");
     simple->calls_count++;
+    cr_assert(simple->calls_count == 1, "called back twice");
     simple->status = status;
 }
 

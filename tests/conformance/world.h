@@ -10,6 +10,9 @@
 
 struct world;
 
+/* The network between one backend and a coordinator that runs, as in tests/lib/relay.h. */
+enum world_link { LINK_WHOLE = 1, LINK_REFUSED, LINK_SILENT, LINK_NO_REQUESTS, LINK_NO_ANSWERS };
+
 struct world_driver {
     const struct otr_backend_ops *ops;
     void (*init)(struct world *w); /* sets w->endpoints; nothing runs yet */
@@ -17,8 +20,10 @@ struct world_driver {
     void (*kill)(struct world *w);   /* nobody answers, connections break; start brings it back with its data */
     void (*freeze)(struct world *w); /* nobody answers, connections stay */
     void (*thaw)(struct world *w);
-    void (*compact)(struct world *w); /* history is gone */
-    void (*wipe)(struct world *w);    /* after kill: another, empty coordinator starts */
+    void (*compact)(struct world *w);  /* history is gone */
+    void (*wipe)(struct world *w);     /* after kill: another, empty coordinator starts */
+    void (*far_open)(struct world *w); /* w->far: another backend, behind a link of its own */
+    void (*far_link)(struct world *w, enum world_link link);
     void (*close)(struct world *w);
 };
 extern const struct world_driver world_etcd;
@@ -30,7 +35,9 @@ struct world {
     uv_loop_t loop;
     const struct world_driver *driver;
     const struct otr_backend_ops *ops;
-    struct otr_backend *b; /* the usual one */
+    struct otr_backend *b;   /* the usual one */
+    struct otr_backend *far; /* NULL before far_open */
+    struct relay *relay;     /* the driver's */
     char endpoints[256];
     struct otr_backend_config access; /* who we are, and TLS files; for world_open */
     void *coordinator;                /* the driver's */

@@ -24,7 +24,7 @@ struct request {
     struct otr_txn *txn; /* KIND_TXN, KIND_SERVICE */
     uint64_t session;    /* the other two */
     uint64_t sent_ms;
-    bool taken; /* a frozen coordinator has it */
+    bool taken; /* sent, and nobody answered */
     int status; /* when it is over */
     uint64_t revision;
 };
@@ -64,7 +64,7 @@ struct fake {
     struct fake *next;
     struct fake_coordinator *c;
     uint32_t timeout_ms;
-    bool cut_off;
+    enum fake_link link;
     bool closing;
     bool ending; /* was closing when this tick began: all that it had outstanding ends in this tick */
     otr_close_cb close_cb;
@@ -104,7 +104,7 @@ static struct fake *fake_of(struct otr_backend *b)
 
 static bool reaches(const struct fake *b)
 {
-    return b->c->reach == FAKE_REACHABLE && !b->cut_off;
+    return b->c->reach == FAKE_REACHABLE && b->link == FAKE_LINK_WHOLE;
 }
 
 static void on_tick(uv_timer_t *timer);
@@ -249,7 +249,14 @@ static bool request_step(struct request *r, uint64_t now_ms)
     } else if (reaches(r->b)) {
         r->status = request_carry_out(r);
         r->revision = c->store.revision;
-    } else if (c->reach == FAKE_FROZEN && !r->b->cut_off) {
+    } else if (c->reach == FAKE_REACHABLE && r->b->link != FAKE_LINK_REFUSED) {
+        if (r->b->link == FAKE_LINK_NO_ANSWERS && !r->taken) {
+            request_carry_out(r);
+        }
+        r->taken = true;
+        r->status = OTR_UNKNOWN;
+        return now_ms - r->sent_ms >= r->b->timeout_ms;
+    } else if (c->reach == FAKE_FROZEN && r->b->link == FAKE_LINK_WHOLE) {
         r->taken = true;
         r->status = OTR_UNKNOWN;
         if (now_ms - r->sent_ms < r->b->timeout_ms) {
@@ -357,6 +364,9 @@ static void session_step(struct session *session, uint64_t now_ms)
     if (session->b->closing) {
         session->s = NULL;
     } else if (!reaches(session->b)) {
+        if (session->b->link == FAKE_LINK_NO_ANSWERS && session->b->c->reach == FAKE_REACHABLE) {
+            fake_store_session_keep(&session->b->c->store, session->id, now_ms);
+        }
         if (!session->unreachable && (session->id == 0 || now_ms - session->confirmed_ms >= session->ttl_ms / 3)) {
             session->unreachable = true;
             session_report(session, OTR_SESSION_UNREACHABLE, OTR_UNREACHABLE);
@@ -740,9 +750,9 @@ void fake_set_reach(struct fake_coordinator *c, enum fake_reach reach)
     c->reach = reach;
 }
 
-void fake_set_cut_off(struct otr_backend *b, bool cut_off)
+void fake_set_link(struct otr_backend *b, enum fake_link link)
 {
-    fake_of(b)->cut_off = cut_off;
+    fake_of(b)->link = link;
 }
 
 void fake_next_txn(struct fake_coordinator *c, enum fake_outcome outcome)

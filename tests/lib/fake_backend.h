@@ -32,8 +32,14 @@ enum fake_reach {
 };
 /* While not reachable no session expires; afterwards each has its whole TTL again. */
 void fake_set_reach(struct fake_coordinator *c, enum fake_reach reach);
-/* The same for one backend only (as FAKE_DOWN): a node that is cut off. Its sessions do expire. */
-void fake_set_cut_off(struct otr_backend *b, bool cut_off);
+enum fake_link {
+    FAKE_LINK_WHOLE = 0,
+    FAKE_LINK_REFUSED,    /* as FAKE_DOWN */
+    FAKE_LINK_SILENT,     /* requests get lost, and callers wait */
+    FAKE_LINK_NO_ANSWERS, /* requests arrive, answers get lost; sessions are kept alive but not confirmed */
+};
+/* For one backend only: a node that is cut off from a coordinator that runs. Its sessions do expire. */
+void fake_set_link(struct otr_backend *b, enum fake_link link);
 
 enum fake_outcome {
     FAKE_OUTCOME_NORMAL,
