@@ -234,6 +234,7 @@ static void print_shard_stats(struct text *t, struct node *n, bool first, const 
 void rest_stats(struct rest_request *r)
 {
     struct node *n = r->api->node;
+    struct otr_errmsg not_ready = {0};
     struct process_metrics process;
     struct node_stats stats;
     struct text body;
@@ -244,6 +245,11 @@ void rest_stats(struct rest_request *r)
     text_init(&body, REST_ANSWER_MAX);
     text_puts(&body, "{\"node\":");
     print_text(&body, node_name(n));
+    (void)node_ready(n, &not_ready);
+    text_puts(&body, ",\"not_ready\":"); /* "": ready */
+    print_text(&body, not_ready.text);
+    text_puts(&body, ",\"coordinator_why\":");
+    print_text(&body, stats.coordinator_why);
     text_printf(&body,
                 ",\"version\":\"%s\",\"uptime_s\":%.1f,\"stopping\":%s,\"engine\":\"%s\",\"coordinator\":\"%s\","
                 "\"disk_full\":%s,\"journal_bytes\":%llu,\"memory_bytes\":%llu,\"shards\":[",

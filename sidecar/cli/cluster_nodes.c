@@ -6,6 +6,7 @@
 #include "sidecar/cli/fetch.h"
 #include "sidecar/cli/table.h"
 #include "sidecar/coord/fields.h"
+#include "sidecar/coord/keys.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -24,15 +25,6 @@ static const struct option options[] = {
     {"with-stats", OPTION_FLAG, offsetof(struct settings, with_stats), NULL, NULL, false, 0, 0,
      "ask each sidecar for its figures"},
     {"json", OPTION_FLAG, offsetof(struct settings, json), NULL, NULL, false, 0, 0, "print JSON"},
-};
-
-/* What one sidecar said of itself (GET /cluster/stats). */
-struct node_figures {
-    cJSON *json; /* NULL: no answer */
-    struct otr_errmsg why;
-    uint32_t primaries, in_sync, shards;
-    double lag, engine_lag; /* entries: of the replica that is furthest behind */
-    double points;
 };
 
 /* --- order -------------------------------------------------------------------------------------------------------- */
@@ -83,6 +75,7 @@ static void take_answer(const struct fetch *fetch, const char *name, struct node
     }
     if (fetch->http_status != 200) {
         fetch_refusal(fetch, &out->why);
+        out->http_status = fetch->http_status;
         return;
     }
     out->json = field_object(fetch->body, &out->why);
@@ -133,37 +126,78 @@ static void sum_up(struct node_figures *all, uint32_t count)
     }
 }
 
-/* By number; NULL with words. */
-static struct node_figures *ask(const struct cluster_view *v, struct loop *loop, const struct settings *s,
-                                struct otr_errmsg *msg)
+static void put_url(struct fetch *fetch, const char *address)
 {
-    struct node_figures *all = calloc(v->nodes_count + 1, sizeof *all);
-    struct fetch *fetches = calloc(v->nodes_count + 1, sizeof *fetches);
-    uint32_t *asked = calloc(v->nodes_count + 1, sizeof *asked);
-    struct fetch_client f;
+    size_t bytes = strlen(address);
+
+    bytes -= bytes > 0 && address[bytes - 1] == '/';
+    snprintf(fetch->url, sizeof fetch->url, "%s%.*s/cluster/stats", strstr(address, "://") != NULL ? "" : "http://",
+             (int)bytes, address);
+}
+
+/* The sidecar that was asked for everything may not be live: one that does not reach the coordinator. */
+static void take_asked(struct cluster_view *v, const struct fetch *fetch, struct node_figures *all)
+{
+    struct node_figures f = {0};
+    const char *name;
+    int number;
+
+    if (fetch->status != 0 || fetch->http_status != 200) {
+        return;
+    }
+    f.json = field_object(fetch->body, &f.why);
+    name = cJSON_GetStringValue(field_find(f.json, "node"));
+    number = name != NULL && key_name_valid(name) ? cluster_view_node(v, name) : -1;
+    if (number < 0 || all[number].json != NULL) {
+        cJSON_Delete(f.json);
+        return;
+    }
+    v->nodes[number].known = true;
+    all[number] = f;
+}
+
+static void ask_live(struct cluster_view *v, struct fetch_client *f, const char *sidecar, struct fetch *fetches,
+                     uint32_t *asked, struct node_figures *all)
+{
     size_t count = 0;
 
-    if (all == NULL || fetches == NULL || asked == NULL || fetch_open(&f, loop, &s->view.credentials, msg) != 0) {
-        free(all);
-        all = NULL;
-        goto out;
-    }
     for (uint32_t i = 0; i < v->nodes_count; i++) {
         const char *client = v->nodes[i].client;
 
         otr_errmsg_set(&all[i].why, "not live");
         if (v->nodes[i].known && v->nodes[i].live && client[0] != '\0') {
-            snprintf(fetches[count].url, sizeof fetches[count].url, "%s%s/cluster/stats",
-                     strstr(client, "://") != NULL ? "" : "http://", client);
+            put_url(&fetches[count], client);
             asked[count++] = i;
         }
     }
-    fetch_all(&f, fetches, count, STATS_TIMEOUT_MS);
+    if (sidecar != NULL) {
+        put_url(&fetches[count], sidecar);
+    }
+    fetch_all(f, fetches, count + (sidecar != NULL), STATS_TIMEOUT_MS);
     for (size_t i = 0; i < count; i++) {
         take_answer(&fetches[i], v->nodes[asked[i]].name, &all[asked[i]]);
     }
+    if (sidecar != NULL) {
+        take_asked(v, &fetches[count], all);
+    }
+    fetch_clear(fetches, count + (sidecar != NULL));
+}
+
+struct node_figures *cluster_nodes_ask(struct cluster_view *v, struct loop *loop,
+                                       const struct cluster_view_settings *settings, struct otr_errmsg *msg)
+{
+    struct node_figures *all = calloc(v->nodes_count + 2, sizeof *all);
+    struct fetch *fetches = calloc(v->nodes_count + 2, sizeof *fetches);
+    uint32_t *asked = calloc(v->nodes_count + 1, sizeof *asked);
+    struct fetch_client f;
+
+    if (all == NULL || fetches == NULL || asked == NULL || fetch_open(&f, loop, &settings->credentials, msg) != 0) {
+        free(all);
+        all = NULL;
+        goto out;
+    }
+    ask_live(v, &f, settings->sidecar, fetches, asked, all);
     sum_up(all, v->nodes_count);
-    fetch_clear(fetches, count);
     fetch_close(&f);
 out:
     free(fetches);
@@ -171,7 +205,7 @@ out:
     return all;
 }
 
-static void forget(struct node_figures *all, uint32_t count)
+void cluster_nodes_forget(struct node_figures *all, uint32_t count)
 {
     for (uint32_t i = 0; all != NULL && i < count; i++) {
         cJSON_Delete(all[i].json);
@@ -336,11 +370,11 @@ static void add_figures(struct table *t, const struct node_figures *f)
 
 static const char *state_of(const struct cluster_view_node *n, const struct node_figures *f)
 {
-    if (!n->live) {
-        return "away";
-    }
     if (f->json == NULL) {
-        return "no answer";
+        return n->live ? "no answer" : "away";
+    }
+    if (!n->live) {
+        return "cut off"; /* from the coordinator */
     }
     if (cJSON_IsTrue(field_find(f->json, "stopping"))) {
         return "stopping";
@@ -413,7 +447,7 @@ static int list(const struct command *command, const struct settings *s, struct 
         fprintf(stderr, "outrigger %s: %s\n", command->name, view.note.text);
     }
     if (rv == 0 && s->with_stats) {
-        figures = ask(&view, &loop, s, msg);
+        figures = cluster_nodes_ask(&view, &loop, &s->view, msg);
         rv = figures != NULL ? 0 : OTR_NOMEM;
     }
     loop_close(&loop);
@@ -425,7 +459,7 @@ static int list(const struct command *command, const struct settings *s, struct 
         show(&view, order, s, figures);
     }
     free(order);
-    forget(figures, view.nodes_count);
+    cluster_nodes_forget(figures, view.nodes_count);
     cluster_view_close(&view);
     return rv;
 }

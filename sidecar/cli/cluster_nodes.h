@@ -6,7 +6,21 @@
 
 #include <cjson/cJSON.h>
 
-struct node_figures;
+/* What one sidecar said of itself (GET /cluster/stats). */
+struct node_figures {
+    cJSON *json; /* NULL: no answer */
+    struct otr_errmsg why;
+    long http_status; /* of a refusal; 0: none */
+    uint32_t primaries, in_sync, shards;
+    double lag, engine_lag; /* entries: of the replica that is furthest behind */
+    double points;
+};
+
+/* Asks every live node, and the sidecar that the settings name, which may be none of them (then it is added to the
+ * view). By number in the view; NULL with words. */
+struct node_figures *cluster_nodes_ask(struct cluster_view *v, struct loop *loop,
+                                       const struct cluster_view_settings *settings, struct otr_errmsg *msg);
+void cluster_nodes_forget(struct node_figures *all, uint32_t count);
 
 /* The nodes' numbers in the order in which they are shown; malloc'd, NULL: out of memory. */
 uint32_t *cluster_nodes_order(const struct cluster_view *v);

@@ -1,4 +1,4 @@
-/* status and health: one view, two ways to show it. */
+/* status: every shard, as the view has it. */
 #include "sidecar/cli/cluster.h"
 #include "sidecar/cli/cluster_nodes.h"
 #include "sidecar/cli/cluster_view.h"
@@ -165,7 +165,7 @@ static void print_table(const struct cluster_view *v)
     }
 }
 
-/* --- the commands ------------------------------------------------------------------------------------------------- */
+/* --- the command -------------------------------------------------------------------------------------------------- */
 
 static int show_status(const struct cluster_view *v, const uint32_t *order, bool json)
 {
@@ -187,43 +187,7 @@ static int show_status(const struct cluster_view *v, const uint32_t *order, bool
     return EXIT_OK;
 }
 
-static int show_health(const struct cluster_view *v, const uint32_t *order, bool json)
-{
-    uint32_t problems = 0;
-    cJSON *all;
-    cJSON *list;
-
-    (void)order;
-    for (uint32_t i = 0; i < v->shards_count; i++) {
-        problems += cluster_view_problem(&v->shards[i]) != NULL;
-    }
-    if (json) {
-        all = cJSON_CreateObject();
-        cJSON_AddStringToObject(all, "cluster", v->cluster);
-        cJSON_AddBoolToObject(all, "healthy", v->shards_count > 0 && problems == 0);
-        list = cJSON_AddArrayToObject(all, "problems");
-        for (uint32_t i = 0; i < v->shards_count; i++) {
-            const char *problem = cluster_view_problem(&v->shards[i]);
-
-            if (problem != NULL) {
-                cJSON *item = cJSON_CreateObject();
-
-                cJSON_AddNumberToObject(item, "shard", v->shards[i].id);
-                cJSON_AddStringToObject(item, "problem", problem);
-                cJSON_AddItemToArray(list, item);
-            }
-        }
-        print_json(all);
-    } else if (v->shards_count == 0) {
-        printf("cluster %s is not initialised\n", v->cluster);
-    } else if (print_problems(v, stdout) == 0) {
-        printf("cluster %s is healthy: each of its %u shards can be written\n", v->cluster, v->shards_count);
-    }
-    return v->shards_count > 0 && problems == 0 ? EXIT_OK : EXIT_FAILED;
-}
-
-static int run(const struct command *command, int argc, char **argv,
-               int (*show)(const struct cluster_view *v, const uint32_t *order, bool json))
+static int run(const struct command *command, int argc, char **argv)
 {
     struct settings s = {.json = false};
     struct options_memory memory = {0};
@@ -248,7 +212,7 @@ static int run(const struct command *command, int argc, char **argv,
             fprintf(stderr, "outrigger %s: %s\n", command->name, view.note.text);
         }
         order = cluster_nodes_order(&view);
-        exit_code = order != NULL ? show(&view, order, s.json) : EXIT_FAILED;
+        exit_code = order != NULL ? show_status(&view, order, s.json) : EXIT_FAILED;
         free(order);
     } else {
         fprintf(stderr, "outrigger %s: %s\n", command->name, msg.text[0] != '\0' ? msg.text : otr_strerror(rv));
@@ -256,16 +220,6 @@ static int run(const struct command *command, int argc, char **argv,
     cluster_view_close(&view);
     options_memory_close(&memory);
     return exit_code;
-}
-
-static int run_status(const struct command *command, int argc, char **argv)
-{
-    return run(command, argc, argv, show_status);
-}
-
-static int run_health(const struct command *command, int argc, char **argv)
-{
-    return run(command, argc, argv, show_health);
 }
 
 const struct command cluster_status_command = {
@@ -278,15 +232,5 @@ const struct command cluster_status_command = {
                 "  outrigger cluster status --endpoints http://10.0.0.5:2379 --json\n",
     .options = options,
     .options_count = sizeof options / sizeof options[0],
-    .run = run_status,
-};
-
-const struct command cluster_health_command = {
-    .name = "cluster health",
-    .about = "tells whether every shard can be written now; exits 1 when one cannot.\n\n"
-             "A shard can be written when it has a primary and as many replicas in sync as the cluster demands.",
-    .examples = "  outrigger cluster health --sidecar http://10.0.0.1:7700 || echo trouble\n",
-    .options = options,
-    .options_count = sizeof options / sizeof options[0],
-    .run = run_health,
+    .run = run,
 };

@@ -37,7 +37,7 @@ static void print_usage(FILE *out)
                  "  cluster init        creates a cluster's settings and shards, once\n"
                  "  cluster status      shards, their primaries and replicas\n"
                  "  cluster list-nodes  nodes, their addresses and loads\n"
-                 "  cluster health      exit code 0 when every shard can be written\n"
+                 "  cluster health      what is wrong and what to do; exit code 0 when nothing is\n"
                  "  cluster failover    changes the primary of a shard, in order\n"
                  "  cluster etcd-role   prints how to make etcd's user and role for a cluster\n"
                  "  certs ca            makes a certificate authority for a cluster\n"
@@ -60,7 +60,7 @@ static const struct group {
     {"cluster", "  init        creates a cluster's settings and shards, once\n"
                 "  status      shards, their primaries and replicas\n"
                 "  list-nodes  nodes, their addresses and loads\n"
-                "  health      exit code 0 when every shard can be written\n"
+                "  health      what is wrong and what to do; exit code 0 when nothing is\n"
                 "  failover    changes the primary of a shard, in order\n"},
     {"certs", "  ca          makes a certificate authority for a cluster\n"
               "  node        makes or renews a node's certificate\n"

@@ -166,6 +166,7 @@ static void on_all(struct otr_get_req *req, int status, const struct otr_get_res
         return;
     }
     if (status != 0) {
+        otr_errmsg_set(&c->why, "%s", msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
         LOG_LIMITED(LOG_WARN, "", "coordinator: cannot read the cluster's state: %s; trying on",
                     msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
         return; /* the tick tries again */
@@ -173,6 +174,8 @@ static void on_all(struct otr_get_req *req, int status, const struct otr_get_res
     if (!coordinator_check_answer(n, result, c->reading_began)) {
         return; /* what is known stays: primaries serve on with it (D4) */
     }
+    c->known = true;
+    c->why.text[0] = '\0';
     coordinator_take_all(c, result);
     key_prefix(prefix, n->cluster);
     c->watch.data = c;
@@ -361,6 +364,7 @@ static void on_session(struct otr_session *session, enum otr_session_state state
         log_info("", "coordinator: session %s open, ttl %u ms", session->id, session->ttl_ms);
         c->session_open = true;
         c->reachable = true;
+        c->why.text[0] = '\0';
         c->sessions++;
         c->announced = false;
         c->registered = false;
@@ -369,10 +373,12 @@ static void on_session(struct otr_session *session, enum otr_session_state state
     case OTR_SESSION_UNREACHABLE:
         log_warn("", "coordinator: cannot be reached: %s; serving goes on, topology stands still", why);
         c->reachable = false;
+        otr_errmsg_set(&c->why, "%s", why);
         break;
     case OTR_SESSION_CONFIRMED:
         log_info("", "coordinator: reachable again");
         c->reachable = true;
+        c->why.text[0] = '\0';
         break;
     case OTR_SESSION_LOST:
         log_warn("", "coordinator: session %s is lost: %s; opening another", session->id, why);
@@ -413,6 +419,18 @@ static void on_tick(uv_timer_t *timer)
 bool coordinator_reachable(const struct node *n)
 {
     return n->coordinator->reachable;
+}
+
+bool coordinator_known(const struct node *n)
+{
+    return n->coordinator->known;
+}
+
+const char *coordinator_why(const struct node *n)
+{
+    const struct coordinator *c = n->coordinator;
+
+    return c->why.text[0] != '\0' || c->reachable ? c->why.text : "no answer yet";
 }
 
 int coordinator_start(struct node *n, const struct otr_backend_config *config, uint32_t session_ttl_ms,

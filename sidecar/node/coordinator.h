@@ -18,6 +18,8 @@ struct coordinator {
     uint64_t announcing_session, registering_session; /* which one it was */
     bool reading_all, watching;
     bool closing_backend;
+    bool known;             /* the cluster's state was read since the start */
+    struct otr_errmsg why;  /* what went wrong last; "" once something worked again */
     bool regressed;         /* PROTOCOL D4 */
     uint64_t identity;      /* of the coordinator cluster, 0: not known yet */
     uint64_t revision;      /* the highest shown */

@@ -105,6 +105,7 @@ void node_stats(struct node *n, struct node_stats *stats)
         .leaving = n->leave.leaving,
         .engine_up = n->engine_status.up,
         .coordinator_reachable = coordinator_reachable(n),
+        .coordinator_why = coordinator_why(n),
         .disk_full = n->disk_full,
         .journal_bytes = journal.bytes,
     };
@@ -140,6 +141,11 @@ static bool replicas_follow(struct node *n, struct otr_errmsg *why)
 {
     if (n->leave.leaving || n->closing) {
         otr_errmsg_set(why, "stopping");
+        return false;
+    }
+    if (!coordinator_known(n) && !topology_config(n->topology)->known) {
+        otr_errmsg_set(why, "waiting for the coordinator, which alone knows the cluster's state: %s",
+                       coordinator_why(n));
         return false;
     }
     if (!topology_config(n->topology)->known) {

@@ -79,6 +79,7 @@ struct node_stats {
     bool leaving;
     bool engine_up;
     bool coordinator_reachable;
+    const char *coordinator_why; /* what keeps us from it; "": nothing. Lent until the next turn of the loop */
     bool disk_full;
     uint64_t journal_bytes;
 };

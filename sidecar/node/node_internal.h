@@ -348,6 +348,10 @@ uint64_t coordinator_revision(const struct node *n);
 bool coordinator_check_answer(struct node *n, const struct otr_get_result *result, uint64_t began_revision);
 bool coordinator_regressed(const struct node *n);
 bool coordinator_reachable(const struct node *n);
+/* Whether the cluster's state was read since the start. */
+bool coordinator_known(const struct node *n);
+/* What keeps us from the coordinator, in its own words; "": nothing. */
+const char *coordinator_why(const struct node *n);
 /* State for a replica that was just made. */
 void coordinator_brief(struct shard *s);
 

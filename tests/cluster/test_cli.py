@@ -8,11 +8,13 @@ import signal
 import subprocess
 import tempfile
 import unittest
+import urllib.error
 import urllib.request
 
 from harness import ETCD, PROGRAM, Cluster, ClusterTest, free_ports, run, start_process, tail, wait_until
 
 COMMANDS = ["sidecar", "dev", "load", "cluster init", "cluster status", "cluster list-nodes", "cluster health",
+            "cluster failover",
             "certs ca", "certs node", "certs client", "certs all", "certs show"]
 
 
@@ -100,10 +102,28 @@ class TestSidecarStart(unittest.TestCase):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}/healthz", timeout=5) as answer:
             return answer.status == 200
 
+    def not_ready(self):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}/readyz", timeout=5).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                self.assertEqual(error.code, 503)
+                return json.load(error)["error"]["message"]
+        return self.fail("it is ready")
+
     def test_waits_for_its_coordinator_and_says_so(self):
         child = self.start()
         self.assertTrue(self.healthy())
         wait_until(lambda: re.search(r"WARN.*(etcd|coordinator)", tail(self.log, 50)), 10, "a warning")
+        sidecar = ("--sidecar", f"http://127.0.0.1:{self.client_port}")
+        self.assertRegex(self.not_ready(), f"^waiting for the coordinator, .*{self.etcd_port}")
+        done = run("cluster", "health", "--json", *sidecar)
+        self.assertEqual(done.returncode, 1, done)
+        value = json.loads(done.stdout)
+        self.assertEqual((value["healthy"], value["writable"]), (False, False))
+        self.assertEqual([p["node"] for p in value["problems"]], ["node-1", "node-1"])
+        self.assertRegex(value["problems"][0]["problem"], f"^cannot use the coordinator: .*{self.etcd_port}")
+        self.assertEqual(value["problems"][1]["problem"], "its engine is down")
         etcd = start_process([ETCD, "--data-dir", os.path.join(self.directory, "etcd"),
                               "--listen-client-urls", f"http://127.0.0.1:{self.etcd_port}",
                               "--advertise-client-urls", f"http://127.0.0.1:{self.etcd_port}",
@@ -116,7 +136,10 @@ class TestSidecarStart(unittest.TestCase):
         done = run("cluster", "status", *endpoints)
         self.assertEqual(done.returncode, 0)
         self.assertIn("not initialised yet", done.stdout)
-        self.assertEqual(run("cluster", "health", *endpoints).returncode, 1)
+        self.assertIn("'outrigger cluster init'", self.not_ready().replace("`", "'"))
+        done = run("cluster", "health", *endpoints)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("it is not initialised\n      -> 'outrigger cluster init' makes", done.stdout)
         # More nodes than there are: waits, and says for what; interrupted, it has made nothing.
         done = run("cluster", "init", "--nodes", "2", "--timeout", "500ms", *endpoints)
         self.assertEqual(done.returncode, 1)
@@ -130,7 +153,11 @@ class TestSidecarStart(unittest.TestCase):
         done = run("cluster", "init", "--nodes", "1", "--shards", "4", *endpoints)
         self.assertEqual(done.returncode, 1)
         self.assertIn("shards 3 instead of 4; nothing was changed", done.stderr)
-        wait_until(lambda: run("cluster", "health", *endpoints).returncode == 0, 20, "a healthy cluster", 0.2)
+        wait_until(lambda: "every shard can be written\n" in run("cluster", "health", *endpoints).stdout, 20,
+                   "a writable cluster", 0.2)
+        done = run("cluster", "health", *endpoints)
+        self.assertEqual(done.returncode, 1, "its engine is not there")
+        self.assertIn("node node-1 its engine is down\n      -> start its engine again", done.stdout)
         self.stop(child)
 
     def test_settings_from_environment_and_file(self):
@@ -359,11 +386,16 @@ class TestUnhealthy(unittest.TestCase):
 
         def health():
             done = run("cluster", "health", "--json", "--sidecar", cluster.url("node-3"))
-            return json.loads(done.stdout) if done.returncode == 1 else None
+            self.assertEqual(done.returncode, 1, done)
+            value = json.loads(done.stdout)
+            return value if not value["writable"] and len(value["problems"]) == 4 else None
 
-        value = wait_until(health, 20, "exit code 1", 0.2)
+        value = wait_until(health, 20, "both shards and both nodes to be named", 0.2)
         self.assertFalse(value["healthy"])
-        self.assertTrue(value["problems"])
+        self.assertFalse(value["writable"])
+        self.assertEqual({p.get("shard") for p in value["problems"]}, {0, 1, None})
+        self.assertEqual({p.get("node") for p in value["problems"]}, {"node-1", "node-2", None})
+        self.assertTrue(all(p["problem"] and p["action"] for p in value["problems"]), value)
         table = run("cluster", "status", "--sidecar", cluster.url("node-3"))
         self.assertEqual(table.returncode, 0)
         self.assertIn("cannot be written", table.stdout)

@@ -425,7 +425,8 @@ uint64_t node_shard_applied(struct node *n, otr_shard shard)
 
 void node_stats(struct node *n, struct node_stats *stats)
 {
-    *stats = (struct node_stats){.uptime_ms = 1500, .engine_up = n->w->ready, .journal_bytes = 4096};
+    *stats =
+        (struct node_stats){.uptime_ms = 1500, .engine_up = n->w->ready, .coordinator_why = "", .journal_bytes = 4096};
 }
 
 bool node_shard_stored(struct node *n, otr_shard shard, uint64_t *stored, uint64_t *points)
