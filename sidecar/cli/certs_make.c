@@ -11,7 +11,7 @@
 
 enum { SERIAL_BITS = 127, HOST_BYTES_MAX = 253, LABEL_BYTES_MAX = 63 };
 
-static_assert(OTR_NAME_MAX <= 64, "X.509 has 64 characters for O and CN");
+static_assert(OTR_NAME_MAX <= 64, "X.509 has 64 characters for O and OU");
 
 static const char scheme[] = "outrigger://";
 
@@ -235,15 +235,17 @@ static int set_serial(X509 *cert)
     return ok ? 0 : OTR_NOMEM;
 }
 
+/* No common name but the authority's: etcd's gateway refuses clients that have one as soon as etcd has users. */
 static int set_subject(X509 *cert, const struct certs_wish *wish)
 {
     X509_NAME *subject = X509_get_subject_name(cert);
+    int nid = wish->kind == CERTS_CA ? NID_commonName : NID_organizationalUnitName;
     const char *name = wish->kind == CERTS_CA ? "Outrigger CA" : wish->name;
     bool ok;
 
     ok = X509_NAME_add_entry_by_NID(subject, NID_organizationName, MBSTRING_ASC, (const unsigned char *)wish->cluster,
                                     -1, -1, 0) == 1 &&
-         X509_NAME_add_entry_by_NID(subject, NID_commonName, MBSTRING_ASC, (const unsigned char *)name, -1, -1, 0) == 1;
+         X509_NAME_add_entry_by_NID(subject, nid, MBSTRING_ASC, (const unsigned char *)name, -1, -1, 0) == 1;
     return ok ? 0 : OTR_NOMEM;
 }
 

@@ -2,11 +2,12 @@
  * minutes ago, so that hosts whose clocks differ a little agree that it has begun.
  *
  *   authority  O=<cluster>, CN=Outrigger CA    URI outrigger://<cluster>/ca              signs certificates only
- *   node       O=<cluster>, CN=<node>          URI outrigger://<cluster>/node/<node>     TLS server and client
- *   client     O=<cluster>, CN=<name>          URI outrigger://<cluster>/client/<name>   TLS client
+ *   node       O=<cluster>, OU=<node>          URI outrigger://<cluster>/node/<node>     TLS server and client
+ *   client     O=<cluster>, OU=<name>          URI outrigger://<cluster>/client/<name>   TLS client
  *
- * The URI is the identity that sidecars check; etcd takes the CN as its user. A node's certificate has its own name, if
- * that can be a host's, and the hosts given as DNS names and IP addresses, for clients that check whom they reached.
+ * The URI is the identity that sidecars check. A node's certificate has its own name, if that can be a host's, and the
+ * hosts given as DNS names and IP addresses, for clients that check whom they reached. Nodes and clients have no CN:
+ * with one, etcd's JSON gateway refuses a client as soon as etcd has users.
  *
  * Nothing here touches files. One thread at a time. */
 #ifndef OUTRIGGER_CLI_CERTS_MAKE_H

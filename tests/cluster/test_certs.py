@@ -56,7 +56,7 @@ class TestByOpenssl(CertsTest):
         self.assertNotEqual(openssl("verify", "-purpose", "sslserver", "-CAfile", self.path("ca.crt"),
                                     self.path("app.crt")).returncode, 0)
         text = openssl("x509", "-in", self.path("node-1.crt"), "-noout", "-text").stdout
-        for words in ("Subject: O = prod, CN = node-1", "ecdsa-with-SHA256", "NIST CURVE: P-256", "CA:FALSE",
+        for words in ("Subject: O = prod, OU = node-1", "ecdsa-with-SHA256", "NIST CURVE: P-256", "CA:FALSE",
                       "URI:outrigger://prod/node/node-1", "IP Address:10.0.0.1", "IP Address:FD00:0:0:0:0:0:0:1",
                       "DNS:a.example.com", "TLS Web Server Authentication, TLS Web Client Authentication",
                       "Authority Key Identifier"):

@@ -1,0 +1,533 @@
+"""A secure cluster of real processes: etcd with users, sidecars that speak HTTPS to clients and mutual TLS to each other,
+tokens with roles. Keys, tokens and certificates change while it runs; wrong clients are refused; no secret shows anywhere.
+
+node-3 asks its clients for a certificate too.
+"""
+import base64
+import glob
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+import urllib.request
+import warnings
+
+from harness import ETCD, PROGRAM, RUVECTOR, Process, free_ports, run, start_process, tail, wait_until
+
+NODES = ("node-1", "node-2", "node-3")
+POINTS = "/collections/c/points"
+PASSWORDS = {"root": secrets.token_hex(16), "outrigger": secrets.token_hex(16)}
+
+
+class World:
+    """The processes and the files."""
+
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix="outrigger-test-")
+        self.processes, self.ports, self.tokens = {}, {}, {}
+        self.etcd_port, self.etcd_peer_port = free_ports(2)
+        self.etcd_url = f"http://127.0.0.1:{self.etcd_port}"
+        self.tokens_file = self.path("tokens")
+
+    def path(self, *parts):
+        return os.path.join(self.directory, *parts)
+
+    def write(self, name, text, mode=0o600):
+        path = self.path(name)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def start(self):
+        self.run("certs", "all", "--dir", self.path("certs"), "--nodes", ",".join(NODES), "--loopback", "--clients", "app")
+        self.run("certs", "all", "--dir", self.path("strangers"), "--nodes", "node-1", "--loopback", "--clients", "app")
+        for role in ("read", "write", "admin"):
+            self.draw(role, role)
+        self.password_file = self.write("password", PASSWORDS["outrigger"] + "\n")
+        self.start_etcd()
+        self.make_etcd_users()
+        for number, node in enumerate(NODES):
+            self.start_node(number, node)
+        self.run("cluster", "init", *self.coordinator(), "--nodes", "3", "--replication-factor", "3", "--shards", "2")
+        for node in NODES:
+            wait_until(lambda: self.ask(node, "GET", "/readyz").status == 200, 60, f"{node} to be ready")
+        created = self.ask("node-1", "POST", "/collections", {"name": "c", "dimension": 3}, token="write")
+        assert created.status == 201, created.text
+
+    def run(self, *arguments, code=0, **options):
+        done = run(*arguments, **options)
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def draw(self, role, name):
+        token = self.run("token", "--role", role, "--name", name, "--file", self.tokens_file).stdout.strip()
+        self.tokens[role if role not in self.tokens else name] = token
+        self.write(f"{name}.token", token + "\n")
+        return token
+
+    def coordinator(self):
+        return ["--endpoints", self.etcd_url, "--coordinator-user", "outrigger", "--coordinator-password-file",
+                self.password_file]
+
+    def add(self, name, command, **options):
+        log = self.path(f"{name}.log")
+        child = start_process(command, log, **options)
+        self.processes[name] = Process(name, command, child.pid, None, child)
+
+    def start_etcd(self):
+        peer = f"http://127.0.0.1:{self.etcd_peer_port}"
+        self.add("etcd", [ETCD, "--name=one", f"--data-dir={self.path('etcd')}", f"--listen-client-urls={self.etcd_url}",
+                          f"--advertise-client-urls={self.etcd_url}", f"--listen-peer-urls={peer}",
+                          f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=one={peer}",
+                          "--log-level=warn"])
+        wait_until(lambda: self.etcd_up(), 30, "etcd")
+
+    def etcd_up(self):
+        try:
+            with urllib.request.urlopen(self.etcd_url + "/health", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def make_etcd_users(self):
+        def call(path, **body):
+            request = urllib.request.Request(self.etcd_url + "/v3/auth/" + path, json.dumps(body).encode(),
+                                             {"Content-Type": "application/json"})
+            urllib.request.urlopen(request, timeout=10).close()
+
+        first = b"/outrigger/"
+        call("role/add", name="root")
+        call("role/add", name="outrigger")
+        call("role/grant", name="outrigger", perm={"permType": "READWRITE", "key": base64.b64encode(first).decode(),
+                                                   "range_end": base64.b64encode(b"/outrigger0").decode()})
+        for user in ("root", "outrigger"):
+            call("user/add", name=user, password=PASSWORDS[user])
+            call("user/grant", user=user, role=user)
+        call("enable")
+
+    def start_node(self, number, node):
+        engine, client, peer = free_ports(3)
+        self.ports[node] = client
+        os.mkdir(self.path(node))
+        self.add(f"{node}-engine", ["node", RUVECTOR, "--data", self.path(node, "engine"), "--port", str(engine), "--host",
+                                    "127.0.0.1"])
+        certs = self.path("certs")
+        command = PROGRAM + [
+            "sidecar", "--node", node, "--listen", f"127.0.0.1:{client}", "--peer-listen", f"127.0.0.1:{peer}",
+            "--engine-url", f"http://127.0.0.1:{engine}", "--data", self.path(node, "sidecar"), "--log-level", "debug",
+            "--endpoints", self.etcd_url, "--coordinator-user", "outrigger",
+            "--tokens", self.tokens_file, "--tls-cert", f"{certs}/{node}.crt", "--tls-key", f"{certs}/{node}.key",
+            "--peer-ca", f"{certs}/ca.crt", "--peer-cert", f"{certs}/{node}.crt", "--peer-key", f"{certs}/{node}.key"]
+        environment = dict(os.environ)
+        if number == 0:  # One gets the password by its environment, the others by a file.
+            environment["OUTRIGGER_COORDINATOR_PASSWORD"] = PASSWORDS["outrigger"]
+        else:
+            command += ["--coordinator-password-file", self.password_file]
+        if node == "node-3":
+            command += ["--tls-client-ca", f"{certs}/ca.crt"]
+        self.add(node, command, env=environment)
+
+    def stop(self):
+        wrong = []
+        order = [name for name in self.processes if name in NODES] + [n for n in self.processes if n not in NODES]
+        for name in order:
+            child = self.processes[name].child
+            self.processes[name].signal(signal.SIGCONT)
+            if child.poll() is not None:
+                wrong.append(f"{name} ended by itself with {child.returncode}")
+                continue
+            self.processes[name].signal(signal.SIGTERM if name in NODES else signal.SIGKILL)
+        for name in order:
+            try:
+                code = self.processes[name].child.wait(20)
+                if name in NODES and code not in (0,) and f"{name} ended" not in str(wrong):
+                    wrong.append(f"{name}: exit code {code}")
+            except subprocess.TimeoutExpired:
+                wrong.append(f"{name} does not stop")
+                self.processes[name].child.kill()
+                self.processes[name].child.wait()
+        return wrong
+
+    def logs(self):
+        return sorted(glob.glob(self.path("*.log")))
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def context(self, certs="certs", certificate=True):
+        context = ssl.create_default_context(cafile=self.path(certs, "ca.crt"))
+        if certificate:
+            context.load_cert_chain(self.path(certs, "app.crt"), self.path(certs, "app.key"))
+        return context
+
+    def connect(self, node, context=None):
+        return http.client.HTTPSConnection("127.0.0.1", self.ports[node], timeout=20, context=context or self.context())
+
+    def ask(self, node, method, path, body=None, token=None, headers=(), context=None):
+        """One request on a connection of its own."""
+        connection = self.connect(node, context)
+        try:
+            return self.ask_on(connection, method, path, body, token, headers)
+        finally:
+            connection.close()
+
+    def ask_on(self, connection, method, path, body=None, token=None, headers=()):
+        connection.putrequest(method, path)
+        content = json.dumps(body).encode() if body is not None else b""
+        if token is not None:
+            connection.putheader("Authorization", "Bearer " + self.tokens.get(token, token))
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(content)))
+        connection.endheaders(content)
+        answer = connection.getresponse()
+        answer.text = answer.read().decode()
+        return answer
+
+    def credentials(self, role):
+        return ["--ca", self.path("certs", "ca.crt"), "--cert", self.path("certs", "app.crt"), "--key",
+                self.path("certs", "app.key"), "--token-file", self.path(f"{role}.token")]
+
+    def url(self, node):
+        return f"https://127.0.0.1:{self.ports[node]}"
+
+    def metric(self, node, name):
+        for line in self.ask(node, "GET", "/metrics", token="read").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[1])
+        raise KeyError(name)
+
+
+def point(number):
+    return {"points": [{"id": f"p{number}", "vector": [1, number % 7, 2], "metadata": {"n": number}}]}
+
+
+class SecurityTest(unittest.TestCase):
+    world = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World()
+        try:
+            cls.world.start()
+        except BaseException:
+            cls.world.stop()
+            cls.show_logs()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        wrong = cls.world.stop()
+        if wrong:
+            cls.show_logs()
+            raise AssertionError("; ".join(wrong))
+        if os.environ.get("KEEP") != "1":
+            shutil.rmtree(cls.world.directory, ignore_errors=True)
+
+    @classmethod
+    def show_logs(cls):
+        print(f"\n--- kept: {cls.world.directory}", file=sys.stderr)
+        for path in cls.world.logs():
+            print(f"--- {os.path.basename(path)}\n{tail(path)}", file=sys.stderr)
+
+    # --- what works ---------------------------------------------------------------------------------------------------
+
+    def test_clients_and_commands_over_tls(self):
+        w = self.world
+        lines = "".join(json.dumps(point(n)["points"][0]) + "\n" for n in range(1000, 1100))
+        loaded = w.run("load", "--collection", "c", "--file", w.write("points.jsonl", lines), "--endpoint",
+                       ",".join(w.url(node) for node in NODES), *w.credentials("write"))
+        self.assertIn("100 points", loaded.stdout)
+        for node in NODES:
+            got = w.ask(node, "GET", f"{POINTS}/p1042", token="read")
+            self.assertEqual((got.status, json.loads(got.text)["metadata"]), (200, {"n": 1042}))
+        found = w.ask("node-2", "POST", f"{POINTS}/search?consistency=linearizable", {"vector": [1, 2, 3], "k": 3},
+                      token="read")
+        self.assertEqual(len(json.loads(found.text)["results"]), 3)
+        # By way of a sidecar, and of the coordinator, which says that the addresses speak TLS.
+        for source in (["--sidecar", w.url("node-1")], w.coordinator()):
+            nodes = json.loads(w.run("cluster", "list-nodes", "--json", *source, *w.credentials("read")).stdout)["nodes"]
+            self.assertEqual({node["id"]: node["client"] for node in nodes}, {node: w.url(node) for node in NODES})
+            status = w.run("cluster", "status", *source, *w.credentials("read"))
+            self.assertNotIn("?", status.stdout)  # Every position is known: all sidecars answered.
+            self.assertEqual(status.stderr, "")
+        w.run("cluster", "health", "--sidecar", w.url("node-3"), *w.credentials("read"))
+
+    def test_commands_say_what_is_missing(self):
+        w = self.world
+        ca = ["--ca", w.path("certs", "ca.crt")]
+        cases = [
+            (["--sidecar", w.url("node-1")], "certificate"),
+            (["--sidecar", w.url("node-1"), *ca], "a token is needed"),
+            (["--sidecar", w.url("node-1"), *ca, "--token-file", w.write("wrong", "otr_wrong\n")], "not known here"),
+            (["--sidecar", w.url("node-1"), *ca, "--token-file", w.path("nowhere")], "cannot open"),
+            (["--sidecar", w.url("node-3"), *ca, "--token-file", w.path("read.token")], "certificate required"),
+            (["--sidecar", w.url("node-1").replace("https", "http"), *ca], "HTTP status 400"),
+        ]
+        for arguments, words in cases:
+            with self.subTest(words):
+                said = w.run("cluster", "status", *arguments, code=1)
+                self.assertIn(words, said.stderr)
+        refused = w.run("cluster", "status", "--token", w.tokens["admin"], code=2)
+        self.assertIn("--token-file", refused.stderr)
+        self.assertNotIn(w.tokens["admin"], refused.stderr)
+        environment = dict(os.environ, OUTRIGGER_TOKEN=w.tokens["read"])
+        w.run("cluster", "health", "--sidecar", w.url("node-1"), *ca, env=environment)
+        # Found by way of the coordinator, but no token for the sidecars: what can be known is shown, and what is missing.
+        blind = w.run("cluster", "status", *w.coordinator(), *ca)
+        self.assertIn("does not tell its positions: a token is needed", blind.stderr)
+
+    def test_roles(self):
+        w = self.world
+        failover = "/cluster/shards/0/failover"
+        cases = [("read", "GET", POINTS + "/nobody", None, 404), ("read", "PUT", POINTS, point(1), 403),
+                 ("write", "PUT", POINTS, point(1), 200), ("write", "DELETE", "/collections/c", None, 403),
+                 ("write", "POST", failover, {}, 403), ("read", "POST", failover, {}, 403), (None, "POST", failover, {}, 401),
+                 (None, "GET", "/metrics", None, 401), (None, "GET", "/healthz", None, 200), ("write", "GET", "/none", None, 404)]
+        for token, method, path, body, status in cases:
+            answer = w.ask("node-1", method, path, body, token)
+            self.assertEqual(answer.status, status, f"{method} {path} as {token}: {answer.text}")
+            if status in (401, 403):
+                self.assertIs(json.loads(answer.text)["applied"], False)
+        moved = w.ask("node-1", "POST", failover, {}, "admin")
+        self.assertNotIn(moved.status, (401, 403), moved.text)
+
+    # --- what changes while it runs -----------------------------------------------------------------------------------
+
+    def test_tokens_change_without_a_restart(self):
+        w = self.world
+        pids = {node: w.processes[node].pid for node in NODES}
+        newcomer = w.draw("write", "newcomer")
+        for node in NODES:
+            wait_until(lambda: w.ask(node, "PUT", POINTS, point(2), newcomer).status == 200, 10, f"{node} to know it")
+        with open(w.tokens_file, encoding="utf-8") as file:
+            before = file.read()
+        w.write("tokens", "".join(line for line in before.splitlines(True) if "newcomer" not in line))
+        for node in NODES:
+            wait_until(lambda: w.ask(node, "GET", POINTS + "/p2", token=newcomer).status == 401, 10, f"{node} to forget it")
+        with open(w.tokens_file, encoding="utf-8") as file:
+            good = file.read()
+        for bad in ("admin otr_in-plain-text\n", "", None):
+            if bad is None:
+                os.unlink(w.tokens_file)
+            else:
+                w.write("tokens", bad)
+            for node in NODES:
+                wait_until(lambda: w.metric(node, "outrigger_http_tokens_file_bad") == 1, 10, f"{node} to complain")
+                self.assertEqual(w.ask(node, "GET", "/collections", token="read").status, 200)
+                self.assertEqual(w.ask(node, "GET", "/collections").status, 401)
+            w.write("tokens", good)
+            for node in NODES:
+                wait_until(lambda: w.metric(node, "outrigger_http_tokens_file_bad") == 0, 10, f"{node} to be content")
+        self.assertEqual(pids, {node: w.processes[node].pid for node in NODES if w.processes[node].runs})
+
+    def test_certificates_change_under_load(self):
+        """Old connections and new ones write while every certificate is replaced: no request fails."""
+        w = self.world
+        stop, failures, written = threading.Event(), [], []
+
+        def serial(node):
+            with socket.create_connection(("127.0.0.1", w.ports[node]), 10) as raw, \
+                    w.context().wrap_socket(raw, server_hostname="127.0.0.1") as tls:
+                return tls.getpeercert()["serialNumber"]
+
+        def load(node, kept):
+            number, connection = 10000, w.connect(node)
+            while not stop.is_set():
+                try:
+                    if not kept:
+                        connection = w.connect(node)
+                    answer = w.ask_on(connection, "PUT", POINTS, point(number), "write")
+                    if answer.status != 200:
+                        failures.append(answer.text)
+                    written.append(number)
+                except (OSError, http.client.HTTPException) as error:
+                    failures.append(f"{node}: {error!r}")
+                    return
+                finally:
+                    if not kept:
+                        connection.close()
+                number += 1
+            connection.close()
+
+        before = {node: serial(node) for node in NODES}
+        threads = [threading.Thread(target=load, args=(node, kept)) for node in NODES for kept in (True, False)]
+        for thread in threads:
+            thread.start()
+        try:
+            w.run("certs", "all", "--dir", w.path("certs"), "--nodes", ",".join(NODES), "--loopback", "--clients", "app",
+                  "--force")
+            for node in NODES:
+                wait_until(lambda: serial(node) != before[node], 20, f"{node} to show its new certificate")
+            count = len(written)
+            wait_until(lambda: len(written) > count + 50 or failures, 20, "more writes")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        self.assertEqual(failures, [])
+        for node in NODES:
+            self.assertGreaterEqual(w.metric(node, "outrigger_http_tls_reloads_total"), 1)
+
+    # --- who is refused -----------------------------------------------------------------------------------------------
+
+    def raw(self, data, node="node-1", context=None):
+        """What comes back for these bytes until the end; through TLS when a context is given."""
+        with socket.create_connection(("127.0.0.1", self.world.ports[node]), 10) as connection:
+            connection.settimeout(15)
+            if context is not None:
+                connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
+            connection.sendall(data)
+            received = b""
+            try:
+                while chunk := connection.recv(65536):
+                    received += chunk
+            except (ConnectionResetError, ssl.SSLError):
+                pass
+            connection.close()
+            return received
+
+    def test_wrong_clients(self):
+        w, context = self.world, self.world.context()
+        token = w.tokens["read"].encode()
+        head = b"GET /collections HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+
+        def status(data, **options):
+            answer = self.raw(data, **options)
+            return int(answer.split(b" ")[1]) if answer.startswith(b"HTTP/1.1 ") else answer
+
+        self.assertIn(b"https://", self.raw(head + b"\r\n"))  # 1: plain HTTP
+        self.assertEqual(self.raw(b"\x01\x02\x03\x04"), b"")  # 2: neither HTTP nor TLS
+        with self.assertRaises(ssl.SSLCertVerificationError):  # 3: one who trusts somebody else
+            self.raw(head, context=w.context("strangers"))
+        with self.assertRaises(ssl.SSLCertVerificationError):  # 4: one who wants another host
+            w.context().wrap_socket(socket.create_connection(("127.0.0.1", w.ports["node-1"]), 10),
+                                    server_hostname="example.org")
+        self.assertEqual(self.raw(head + b"\r\n", "node-3", w.context(certificate=False)), b"")  # 5: no certificate
+        strange = w.context()
+        strange.load_cert_chain(w.path("strangers", "app.crt"), w.path("strangers", "app.key"))
+        self.assertEqual(self.raw(head + b"\r\n", "node-3", strange), b"")  # 6: one of another authority
+        cases = [
+            (b"", 401),  # 7
+            (b"Authorization: Bearer otr_" + b"A" * 43 + b"\r\n", 401),  # 8: a token that nobody knows
+            (b"Authorization: Basic " + token + b"\r\n", 401),  # 9: another scheme
+            (b"Authorization: Bearer " + token + b"\r\nAuthorization: Bearer " + token + b"\r\n", 400),  # 10: two
+            (b"Authorization: Bearer " + b"A" * 12000 + b"\r\n", 401),  # 11: a huge one
+            (b"Authorization: Bearer " + b"A" * 20000 + b"\r\n", 431),  # 12: too huge
+            (b"Authorization: Bearer " + token + b"x\r\n", 401),  # 13: nearly right
+            (b"Authorization : Bearer " + token + b"\r\n", 400),  # 14: a space that others read over
+            (b"Authorization: bEARER " + token + b"\r\n", 200),
+        ]
+        for fields, expected in cases:
+            self.assertEqual(status(head + fields + b"\r\n", context=context), expected, fields[:60])
+        query = head.replace(b"/collections", b"/collections?token=" + token)
+        self.assertEqual(status(query + b"\r\n", context=context), 401)  # 15: a token where logs would show it
+        old = w.context()
+        old.set_ciphers("DEFAULT:@SECLEVEL=0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            old.minimum_version = ssl.TLSVersion.TLSv1
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with self.assertRaises((ssl.SSLError, ConnectionResetError)):  # 16: TLS 1.1
+            self.raw(head, context=old)
+        # 17: an unknown client's large body is not even read.
+        body = b"PUT " + POINTS.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n"
+        self.assertEqual(status(body, context=context), 401)
+        self.assertEqual(w.ask("node-1", "GET", "/collections", token="read").status, 200)
+
+    def test_without_tokens_the_cluster_is_changed_from_here_only(self):
+        """A sidecar of its own, without tokens, that everybody can reach."""
+        w = self.world
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))
+                elsewhere = probe.getsockname()[0]
+            except OSError:
+                elsewhere = "127.0.0.1"
+        if elsewhere.startswith("127."):
+            self.skipTest("this host has no address but loopback; tests/unit/api/test_access.c has the same case")
+        port, peer = free_ports(2)
+        w.add("open", PROGRAM + ["sidecar", "--cluster", "other", "--node", "open", "--listen", f"0.0.0.0:{port}",
+                                 "--peer-listen", f"127.0.0.1:{peer}", "--data", w.path("open"), *w.coordinator()])
+
+        def ask(host, method, path, headers=None):
+            connection = http.client.HTTPConnection(host, port, timeout=10)
+            try:
+                connection.request(method, path, body=b"{}" if method == "POST" else None, headers=headers or {})
+                return connection.getresponse().status
+            finally:
+                connection.close()
+
+        def up():
+            try:
+                return ask("127.0.0.1", "GET", "/healthz") == 200
+            except OSError:
+                return False
+
+        try:
+            wait_until(up, 20, "the sidecar")
+            self.assertEqual(ask(elsewhere, "GET", "/collections"), 200)
+            self.assertEqual(ask(elsewhere, "POST", "/cluster/shards/0/failover"), 403)
+            self.assertEqual(ask(elsewhere, "POST", "/cluster/shards/0/failover", {"X-Forwarded-For": "127.0.0.1"}), 403)
+            self.assertNotIn(ask("127.0.0.1", "POST", "/cluster/shards/0/failover"), (401, 403))
+        finally:
+            process = w.processes.pop("open")
+            process.signal(signal.SIGKILL)
+            process.child.wait()
+
+    # --- secrets ------------------------------------------------------------------------------------------------------
+
+    def test_secrets_show_nowhere(self):
+        """After errors of every kind: not in logs at debug level, metrics, error answers, or arguments."""
+        w = self.world
+        seen = []
+        for token in ("read", "write", "admin", "otr_" + "B" * 43):
+            value = w.tokens.get(token, token)
+            for method, path in (("GET", "/none"), ("PUT", POINTS), ("GET", f"/{value}"), ("GET", "/collections?x=" + value),
+                                 ("DELETE", "/collections/c2"), ("PATCH", "/cluster"), ("GET", "/metrics"), ("GET", "/cluster")):
+                seen.append(w.ask("node-1", method, path, [value] if method == "PUT" else None, token).text)
+            seen.append(w.ask("node-2", "GET", "/collections", headers=[("Authorization", "Basic " + value)]).text)
+            seen.append(self.raw(f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {value}\r\n\r\n".encode()).decode())
+            seen.append(self.raw(f"GET / HTTP/1.1\r\nAuthorization: Bearer {value}\r\nbad header\r\n\r\n".encode(),
+                                 context=w.context()).decode())
+        w.processes["etcd"].signal(signal.SIGKILL)  # The coordinator's errors are in the logs as well.
+        w.processes["etcd"].child.wait()
+        wait_until(lambda: w.metric("node-1", "outrigger_coordinator_reachable") == 0, 30, "the coordinator to be missed")
+        for role in ("read", "admin"):
+            done = run("cluster", "status", *w.coordinator(), *w.credentials(role))
+            seen.append(done.stdout + done.stderr)
+        w.start_etcd()
+        wait_until(lambda: all(w.ask(node, "GET", "/readyz").status == 200 and
+                               w.metric(node, "outrigger_coordinator_reachable") == 1 for node in NODES), 60, "readiness")
+        for node in NODES:
+            seen.append(w.ask(node, "GET", "/metrics", token="read").text)
+        for path in w.logs():
+            if not os.path.basename(path).startswith("etcd"):
+                with open(path, encoding="utf-8", errors="replace") as file:
+                    seen.append(file.read())
+        self.assertTrue(any("DEBUG" in text for text in seen), "no log at debug level was read")
+        for name, process in w.processes.items():
+            with open(f"/proc/{process.pid}/cmdline", "rb") as file:
+                seen.append(file.read().decode(errors="replace"))
+        secrets_ = {f"token {name}": token for name, token in w.tokens.items()}
+        secrets_.update({f"password of {user}": password for user, password in PASSWORDS.items()})
+        with open(w.path("certs", "node-1.key"), encoding="utf-8") as file:
+            secrets_["key"] = file.read().splitlines()[1]
+        for name, secret in secrets_.items():
+            for text in seen:
+                for form in (secret, base64.b64encode(secret.encode()).decode()):
+                    at = text.find(form)
+                    self.assertEqual(at, -1, f"{name} shows in: {text[max(0, at - 200):at + 20]!r}")
+
+
+if __name__ == "__main__":
+    unittest.main()
