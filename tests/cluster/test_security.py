@@ -1,244 +1,26 @@
-"""A secure cluster of real processes: etcd with users, sidecars that speak HTTPS to clients and mutual TLS to each other,
-tokens with roles. Keys, tokens and certificates change while it runs; wrong clients are refused; no secret shows anywhere.
-
-node-3 asks its clients for a certificate too.
-"""
+"""What a secure cluster promises: keys, tokens and certificates change while it runs; wrong clients are refused; no secret
+shows anywhere."""
 import base64
 import glob
 import http.client
 import json
 import os
-import secrets
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
-import sys
-import tempfile
 import threading
 import unittest
-import urllib.request
 import warnings
 
-from harness import ETCD, PROGRAM, RUVECTOR, Process, free_ports, run, start_process, tail, wait_until
-
-NODES = ("node-1", "node-2", "node-3")
-POINTS = "/collections/c/points"
-PASSWORDS = {"root": secrets.token_hex(16), "outrigger": secrets.token_hex(16)}
-
-
-class World:
-    """The processes and the files."""
-
-    def __init__(self):
-        self.directory = tempfile.mkdtemp(prefix="outrigger-test-")
-        self.processes, self.ports, self.tokens = {}, {}, {}
-        self.etcd_port, self.etcd_peer_port = free_ports(2)
-        self.etcd_url = f"http://127.0.0.1:{self.etcd_port}"
-        self.tokens_file = self.path("tokens")
-
-    def path(self, *parts):
-        return os.path.join(self.directory, *parts)
-
-    def write(self, name, text, mode=0o600):
-        path = self.path(name)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(path, mode)
-        return path
-
-    def start(self):
-        self.run("certs", "all", "--dir", self.path("certs"), "--nodes", ",".join(NODES), "--loopback", "--clients", "app")
-        self.run("certs", "all", "--dir", self.path("strangers"), "--nodes", "node-1", "--loopback", "--clients", "app")
-        for role in ("read", "write", "admin"):
-            self.draw(role, role)
-        self.password_file = self.write("password", PASSWORDS["outrigger"] + "\n")
-        self.start_etcd()
-        self.make_etcd_users()
-        for number, node in enumerate(NODES):
-            self.start_node(number, node)
-        self.run("cluster", "init", *self.coordinator(), "--nodes", "3", "--replication-factor", "3", "--shards", "2")
-        for node in NODES:
-            wait_until(lambda: self.ask(node, "GET", "/readyz").status == 200, 60, f"{node} to be ready")
-        created = self.ask("node-1", "POST", "/collections", {"name": "c", "dimension": 3}, token="write")
-        assert created.status == 201, created.text
-
-    def run(self, *arguments, code=0, **options):
-        done = run(*arguments, **options)
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
-
-    def draw(self, role, name):
-        token = self.run("token", "--role", role, "--name", name, "--file", self.tokens_file).stdout.strip()
-        self.tokens[role if role not in self.tokens else name] = token
-        self.write(f"{name}.token", token + "\n")
-        return token
-
-    def coordinator(self):
-        return ["--endpoints", self.etcd_url, "--coordinator-user", "outrigger", "--coordinator-password-file",
-                self.password_file]
-
-    def add(self, name, command, **options):
-        log = self.path(f"{name}.log")
-        child = start_process(command, log, **options)
-        self.processes[name] = Process(name, command, child.pid, None, child)
-
-    def start_etcd(self):
-        peer = f"http://127.0.0.1:{self.etcd_peer_port}"
-        self.add("etcd", [ETCD, "--name=one", f"--data-dir={self.path('etcd')}", f"--listen-client-urls={self.etcd_url}",
-                          f"--advertise-client-urls={self.etcd_url}", f"--listen-peer-urls={peer}",
-                          f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=one={peer}",
-                          "--log-level=warn"])
-        wait_until(lambda: self.etcd_up(), 30, "etcd")
-
-    def etcd_up(self):
-        try:
-            with urllib.request.urlopen(self.etcd_url + "/health", timeout=2) as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    def make_etcd_users(self):
-        def call(path, **body):
-            request = urllib.request.Request(self.etcd_url + "/v3/auth/" + path, json.dumps(body).encode(),
-                                             {"Content-Type": "application/json"})
-            urllib.request.urlopen(request, timeout=10).close()
-
-        first = b"/outrigger/"
-        call("role/add", name="root")
-        call("role/add", name="outrigger")
-        call("role/grant", name="outrigger", perm={"permType": "READWRITE", "key": base64.b64encode(first).decode(),
-                                                   "range_end": base64.b64encode(b"/outrigger0").decode()})
-        for user in ("root", "outrigger"):
-            call("user/add", name=user, password=PASSWORDS[user])
-            call("user/grant", user=user, role=user)
-        call("enable")
-
-    def start_node(self, number, node):
-        engine, client, peer = free_ports(3)
-        self.ports[node] = client
-        os.mkdir(self.path(node))
-        self.add(f"{node}-engine", ["node", RUVECTOR, "--data", self.path(node, "engine"), "--port", str(engine), "--host",
-                                    "127.0.0.1"])
-        certs = self.path("certs")
-        command = PROGRAM + [
-            "sidecar", "--node", node, "--listen", f"127.0.0.1:{client}", "--peer-listen", f"127.0.0.1:{peer}",
-            "--engine-url", f"http://127.0.0.1:{engine}", "--data", self.path(node, "sidecar"), "--log-level", "debug",
-            "--endpoints", self.etcd_url, "--coordinator-user", "outrigger",
-            "--tokens", self.tokens_file, "--tls-cert", f"{certs}/{node}.crt", "--tls-key", f"{certs}/{node}.key",
-            "--peer-ca", f"{certs}/ca.crt", "--peer-cert", f"{certs}/{node}.crt", "--peer-key", f"{certs}/{node}.key"]
-        environment = dict(os.environ)
-        if number == 0:  # One gets the password by its environment, the others by a file.
-            environment["OUTRIGGER_COORDINATOR_PASSWORD"] = PASSWORDS["outrigger"]
-        else:
-            command += ["--coordinator-password-file", self.password_file]
-        if node == "node-3":
-            command += ["--tls-client-ca", f"{certs}/ca.crt"]
-        self.add(node, command, env=environment)
-
-    def stop(self):
-        wrong = []
-        order = [name for name in self.processes if name in NODES] + [n for n in self.processes if n not in NODES]
-        for name in order:
-            child = self.processes[name].child
-            self.processes[name].signal(signal.SIGCONT)
-            if child.poll() is not None:
-                wrong.append(f"{name} ended by itself with {child.returncode}")
-                continue
-            self.processes[name].signal(signal.SIGTERM if name in NODES else signal.SIGKILL)
-        for name in order:
-            try:
-                code = self.processes[name].child.wait(20)
-                if name in NODES and code not in (0,) and f"{name} ended" not in str(wrong):
-                    wrong.append(f"{name}: exit code {code}")
-            except subprocess.TimeoutExpired:
-                wrong.append(f"{name} does not stop")
-                self.processes[name].child.kill()
-                self.processes[name].child.wait()
-        return wrong
-
-    def logs(self):
-        return sorted(glob.glob(self.path("*.log")))
-
-    # --- clients ------------------------------------------------------------------------------------------------------
-
-    def context(self, certs="certs", certificate=True):
-        context = ssl.create_default_context(cafile=self.path(certs, "ca.crt"))
-        if certificate:
-            context.load_cert_chain(self.path(certs, "app.crt"), self.path(certs, "app.key"))
-        return context
-
-    def connect(self, node, context=None):
-        return http.client.HTTPSConnection("127.0.0.1", self.ports[node], timeout=20, context=context or self.context())
-
-    def ask(self, node, method, path, body=None, token=None, headers=(), context=None):
-        """One request on a connection of its own."""
-        connection = self.connect(node, context)
-        try:
-            return self.ask_on(connection, method, path, body, token, headers)
-        finally:
-            connection.close()
-
-    def ask_on(self, connection, method, path, body=None, token=None, headers=()):
-        connection.putrequest(method, path)
-        content = json.dumps(body).encode() if body is not None else b""
-        if token is not None:
-            connection.putheader("Authorization", "Bearer " + self.tokens.get(token, token))
-        for name, value in headers:
-            connection.putheader(name, value)
-        connection.putheader("Content-Length", str(len(content)))
-        connection.endheaders(content)
-        answer = connection.getresponse()
-        answer.text = answer.read().decode()
-        return answer
-
-    def credentials(self, role):
-        return ["--ca", self.path("certs", "ca.crt"), "--cert", self.path("certs", "app.crt"), "--key",
-                self.path("certs", "app.key"), "--token-file", self.path(f"{role}.token")]
-
-    def url(self, node):
-        return f"https://127.0.0.1:{self.ports[node]}"
-
-    def metric(self, node, name):
-        for line in self.ask(node, "GET", "/metrics", token="read").text.splitlines():
-            if line.startswith(name + " "):
-                return float(line.split()[1])
-        raise KeyError(name)
+from harness import PROGRAM, free_ports, run, wait_until
+from secure_cluster import NODES, PASSWORDS, POINTS, SecureTest
 
 
 def point(number):
     return {"points": [{"id": f"p{number}", "vector": [1, number % 7, 2], "metadata": {"n": number}}]}
 
 
-class SecurityTest(unittest.TestCase):
-    world = None
-
-    @classmethod
-    def setUpClass(cls):
-        cls.world = World()
-        try:
-            cls.world.start()
-        except BaseException:
-            cls.world.stop()
-            cls.show_logs()
-            raise
-
-    @classmethod
-    def tearDownClass(cls):
-        wrong = cls.world.stop()
-        if wrong:
-            cls.show_logs()
-            raise AssertionError("; ".join(wrong))
-        if os.environ.get("KEEP") != "1":
-            shutil.rmtree(cls.world.directory, ignore_errors=True)
-
-    @classmethod
-    def show_logs(cls):
-        print(f"\n--- kept: {cls.world.directory}", file=sys.stderr)
-        for path in cls.world.logs():
-            print(f"--- {os.path.basename(path)}\n{tail(path)}", file=sys.stderr)
-
+class SecurityTest(SecureTest):
     # --- what works ---------------------------------------------------------------------------------------------------
 
     def test_clients_and_commands_over_tls(self):
@@ -340,12 +122,14 @@ class SecurityTest(unittest.TestCase):
                     w.context().wrap_socket(raw, server_hostname="127.0.0.1") as tls:
                 return tls.getpeercert()["serialNumber"]
 
+        mine = w.context()  # Read before the files change.
+
         def load(node, kept):
-            number, connection = 10000, w.connect(node)
+            number, connection = 10000, w.connect(node, mine)
             while not stop.is_set():
                 try:
                     if not kept:
-                        connection = w.connect(node)
+                        connection = w.connect(node, mine)
                     answer = w.ask_on(connection, "PUT", POINTS, point(number), "write")
                     if answer.status != 200:
                         failures.append(answer.text)
@@ -359,13 +143,16 @@ class SecurityTest(unittest.TestCase):
                 number += 1
             connection.close()
 
-        before = {node: serial(node) for node in NODES}
+        def lost_links():
+            return sum(float(line.split()[1]) for node in NODES for line in w.metrics(node).splitlines()
+                       if line.startswith("outrigger_peer_links_lost_total{"))
+
+        before, lost = {node: serial(node) for node in NODES}, lost_links()
         threads = [threading.Thread(target=load, args=(node, kept)) for node in NODES for kept in (True, False)]
         for thread in threads:
             thread.start()
         try:
-            w.run("certs", "all", "--dir", w.path("certs"), "--nodes", ",".join(NODES), "--loopback", "--clients", "app",
-                  "--force")
+            w.make_certs("--force")
             for node in NODES:
                 wait_until(lambda: serial(node) != before[node], 20, f"{node} to show its new certificate")
             count = len(written)
@@ -377,6 +164,8 @@ class SecurityTest(unittest.TestCase):
         self.assertEqual(failures, [])
         for node in NODES:
             self.assertGreaterEqual(w.metric(node, "outrigger_http_tls_reloads_total"), 1)
+            wait_until(lambda: w.metric(node, "outrigger_peer_tls_reloads_total") >= 1, 20, f"{node}'s peers' side")
+        self.assertEqual(lost_links(), lost)
 
     # --- who is refused -----------------------------------------------------------------------------------------------
 
@@ -487,10 +276,10 @@ class SecurityTest(unittest.TestCase):
     # --- secrets ------------------------------------------------------------------------------------------------------
 
     def test_secrets_show_nowhere(self):
-        """After errors of every kind: not in logs at debug level, metrics, error answers, or arguments."""
+        """After errors of every kind: not in logs at debug level, metrics, error answers, arguments, or what commands print."""
         w = self.world
-        seen = []
-        for token in ("read", "write", "admin", "otr_" + "B" * 43):
+        seen, unknown = [], "otr_" + "B" * 43
+        for token in ("read", "write", "admin", unknown):
             value = w.tokens.get(token, token)
             for method, path in (("GET", "/none"), ("PUT", POINTS), ("GET", f"/{value}"), ("GET", "/collections?x=" + value),
                                  ("DELETE", "/collections/c2"), ("PATCH", "/cluster"), ("GET", "/metrics"), ("GET", "/cluster")):
@@ -499,12 +288,27 @@ class SecurityTest(unittest.TestCase):
             seen.append(self.raw(f"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {value}\r\n\r\n".encode()).decode())
             seen.append(self.raw(f"GET / HTTP/1.1\r\nAuthorization: Bearer {value}\r\nbad header\r\n\r\n".encode(),
                                  context=w.context()).decode())
+        def run_and_keep(*arguments, **options):
+            done = run(*arguments, **options)
+            seen.append(done.stdout + done.stderr)
+
+        wrong = w.write("wrong.password", "B" * 32)
+        run_and_keep("cluster", "init", "--nodes", "3", *w.coordinator(password=False), "--coordinator-password-file", wrong)
+        run_and_keep("cluster", "failover", "--shard", "0", "--sidecar", w.url("node-1"), *w.credentials("read"))
+        run_and_keep("cluster", "health", "--sidecar", w.url("node-1"), env=dict(os.environ, OUTRIGGER_TOKEN=unknown))
+        for key in ("app.key", "node-1.key"):  # Files of secrets in places where others belong.
+            run_and_keep("cluster", "status", "--sidecar", w.url("node-1"), "--token-file", w.path("certs", key))
+            run_and_keep("cluster", "status", "--sidecar", w.url("node-1"), "--ca", w.path("certs", key))
+            run_and_keep("certs", "show", w.path("certs", key))
+        run_and_keep("cluster", "status", "--sidecar", w.url("node-1"), "--ca", w.path("read.token"))
+        run_and_keep("sidecar", "--node", "n", "--data", w.path("n"), "--tokens", w.path("read.token"))
+        run_and_keep("sidecar", "--node", "n", "--data", w.path("n"), "--config", w.password_file)
+        run_and_keep("token", "--role", "read", "--file", w.path("read.token"))
         w.processes["etcd"].signal(signal.SIGKILL)  # The coordinator's errors are in the logs as well.
         w.processes["etcd"].child.wait()
         wait_until(lambda: w.metric("node-1", "outrigger_coordinator_reachable") == 0, 30, "the coordinator to be missed")
         for role in ("read", "admin"):
-            done = run("cluster", "status", *w.coordinator(), *w.credentials(role))
-            seen.append(done.stdout + done.stderr)
+            run_and_keep("cluster", "status", *w.coordinator(), *w.credentials(role))
         w.start_etcd()
         wait_until(lambda: all(w.ask(node, "GET", "/readyz").status == 200 and
                                w.metric(node, "outrigger_coordinator_reachable") == 1 for node in NODES), 60, "readiness")
@@ -515,13 +319,20 @@ class SecurityTest(unittest.TestCase):
                 with open(path, encoding="utf-8", errors="replace") as file:
                     seen.append(file.read())
         self.assertTrue(any("DEBUG" in text for text in seen), "no log at debug level was read")
-        for name, process in w.processes.items():
-            with open(f"/proc/{process.pid}/cmdline", "rb") as file:
-                seen.append(file.read().decode(errors="replace"))
+        for path in glob.glob("/proc/[0-9]*/cmdline"):
+            try:
+                with open(path, "rb") as file:
+                    seen.append(file.read().decode(errors="replace"))
+            except OSError:
+                pass  # It has ended.
+        self.assertTrue(any(w.path("certs", "node-1.key") in text for text in seen), "no arguments were read")
         secrets_ = {f"token {name}": token for name, token in w.tokens.items()}
+        secrets_["unknown token"] = unknown
         secrets_.update({f"password of {user}": password for user, password in PASSWORDS.items()})
-        with open(w.path("certs", "node-1.key"), encoding="utf-8") as file:
-            secrets_["key"] = file.read().splitlines()[1]
+        for path in glob.glob(w.path("certs", "*.key")):
+            with open(path, encoding="utf-8") as file:
+                secrets_[path] = file.read().splitlines()[1]
+        seen += w.printed
         for name, secret in secrets_.items():
             for text in seen:
                 for form in (secret, base64.b64encode(secret.encode()).decode()):
