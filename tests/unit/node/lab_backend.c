@@ -239,7 +239,7 @@ static int op_open(struct otr_backend **b, const struct otr_backend_config *conf
 void lab_cut_off(unsigned i, bool cut_off)
 {
     cr_assert(i < opened_count);
-    fake_set_cut_off(opened[i], cut_off);
+    fake_set_link(opened[i], cut_off ? FAKE_LINK_REFUSED : FAKE_LINK_WHOLE);
 }
 
 static int op_session_open(struct otr_backend *b, struct otr_session *s, uint32_t ttl_ms, otr_session_cb cb)
