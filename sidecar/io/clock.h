@@ -13,5 +13,7 @@ uint64_t clock_now_ns(void);
 
 /* Milliseconds since 1970: for people and for entry timestamps, never for decisions about who may serve. */
 uint64_t clock_wall_ms(void);
+/* Processor time that the calling thread has used, in nanoseconds. */
+uint64_t clock_thread_cpu_ns(void);
 
 #endif

@@ -183,7 +183,7 @@ static void put_sample(const struct metrics_out *out, const char *prefix, const 
     }
     memcpy(&number, value, sizeof number);
     put_name(out, prefix, f->name, "", &object->labels, NULL);
-    if (f->type == METRICS_COUNTER_MS || f->type == METRICS_GAUGE_MS) {
+    if (f->type == METRICS_COUNTER_MS || f->type == METRICS_GAUGE_MS || f->type == METRICS_GAUGE_RATIO) {
         put_format(out, "%" PRIu64 ".%03" PRIu64 "\n", number / 1000, number % 1000);
     } else {
         put_format(out, "%" PRIu64 "\n", number);

@@ -27,11 +27,12 @@ struct metrics_histogram {
 };
 
 enum metrics_type {
-    METRICS_COUNTER,    /* uint64_t */
-    METRICS_GAUGE,      /* uint64_t */
-    METRICS_COUNTER_MS, /* uint64_t milliseconds, printed as seconds */
-    METRICS_GAUGE_MS,   /* the same */
-    METRICS_HISTOGRAM,  /* struct metrics_histogram, printed in seconds */
+    METRICS_COUNTER,     /* uint64_t */
+    METRICS_GAUGE,       /* uint64_t */
+    METRICS_COUNTER_MS,  /* uint64_t milliseconds, printed as seconds */
+    METRICS_GAUGE_MS,    /* the same */
+    METRICS_GAUGE_RATIO, /* uint64_t thousandths, printed as a fraction */
+    METRICS_HISTOGRAM,   /* struct metrics_histogram, printed in seconds */
 };
 
 struct metrics_family {
@@ -45,6 +46,7 @@ typedef uint64_t metrics_member_COUNTER;
 typedef uint64_t metrics_member_GAUGE;
 typedef uint64_t metrics_member_COUNTER_MS;
 typedef uint64_t metrics_member_GAUGE_MS;
+typedef uint64_t metrics_member_GAUGE_RATIO;
 typedef struct metrics_histogram metrics_member_HISTOGRAM;
 
 #define METRICS_MEMBER(S, member, type, help) metrics_member_##type member;

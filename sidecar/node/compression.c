@@ -132,19 +132,23 @@ bool compression_wanted(struct node *n, otr_node to, size_t bytes, struct compre
 void compression_run_records(struct compression_job *job, const uint8_t *data, size_t bytes)
 {
     uint64_t start_ns = clock_now_ns();
+    uint64_t start_cpu_ns = clock_thread_cpu_ns();
 
     (void)compress_records(job->pool, job->allowed, data, bytes, &job->out);
     job->plain_bytes = bytes;
     job->ns = clock_now_ns() - start_ns;
+    job->cpu_ns = clock_thread_cpu_ns() - start_cpu_ns;
 }
 
 void compression_run_points(struct compression_job *job, const uint8_t *data, size_t bytes)
 {
     uint64_t start_ns = clock_now_ns();
+    uint64_t start_cpu_ns = clock_thread_cpu_ns();
 
     (void)compress_points(job->pool, job->allowed, data, bytes, &job->out);
     job->plain_bytes = bytes;
     job->ns = clock_now_ns() - start_ns;
+    job->cpu_ns = clock_thread_cpu_ns() - start_cpu_ns;
 }
 
 void compression_ran(struct node *n, otr_node to, const struct compression_job *job)
@@ -153,6 +157,7 @@ void compression_ran(struct node *n, otr_node to, const struct compression_job *
     size_t packed_bytes = job->out.data != NULL ? job->out.bytes : job->plain_bytes;
 
     metrics_observe_us(&m->compress_seconds, job->ns / 1000);
+    n->compression.cpu_ns += job->cpu_ns;
     m->compress_input_bytes_total += job->plain_bytes;
     m->compress_output_bytes_total += packed_bytes;
     m->compress_useless_total += job->out.data == NULL;
@@ -166,6 +171,7 @@ int compression_restore(struct node *n, uint32_t encoding, const uint8_t *data, 
 {
     struct compress_pool *pool = pool_of(n);
     uint64_t start_ns = clock_now_ns();
+    uint64_t start_cpu_ns = clock_thread_cpu_ns();
     int rv = pool != NULL ? compress_restore(pool, encoding, data, bytes, out, out_bytes) : OTR_NOMEM;
 
     if (rv != 0) {
@@ -173,6 +179,7 @@ int compression_restore(struct node *n, uint32_t encoding, const uint8_t *data, 
         return rv;
     }
     metrics_observe_since_ns(&n->metrics.node.decompress_seconds, start_ns);
+    n->compression.restore_cpu_ns += clock_thread_cpu_ns() - start_cpu_ns;
     n->metrics.node.decompress_input_bytes_total += bytes;
     n->metrics.node.decompress_output_bytes_total += *out_bytes;
     return 0;

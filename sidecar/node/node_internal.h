@@ -257,6 +257,7 @@ struct node {
         struct compress_pool *pool;                /* made when first needed */
         uint64_t looked_ns, waited_ns, starved_ns; /* when the loop was looked at last, and what it showed */
         uint32_t loop_busy_permille;
+        uint64_t cpu_ns, restore_cpu_ns; /* spent so far */
     } compression;
     size_t held_bytes; /* of writes held, all shards */
     struct node_metrics_all metrics;
@@ -393,6 +394,7 @@ struct compression_job { /* one batch for one peer */
     size_t plain_bytes;
     struct compressed out; /* the caller's to free */
     uint64_t ns;
+    uint64_t cpu_ns;
 };
 /* Is it to be compressed? If so, the job is filled for compression_run_. */
 bool compression_wanted(struct node *n, otr_node to, size_t bytes, struct compression_job *job);

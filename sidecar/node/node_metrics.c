@@ -66,7 +66,9 @@ static void read_node(struct node *n)
     m->coordinator_session_open = n->coordinator->session_open;
     m->disk_full = n->disk_full;
     m->compression_enabled = topology_config(n->topology)->compression != TOPOLOGY_COMPRESSION_NONE;
-    m->loop_busy_permille = n->compression.loop_busy_permille;
+    m->compress_cpu_seconds_total = n->compression.cpu_ns / 1000000;
+    m->decompress_cpu_seconds_total = n->compression.restore_cpu_ns / 1000000;
+    m->loop_busy_ratio = n->compression.loop_busy_permille;
     m->journal_pending_bytes = journal.pending_bytes;
     m->journal_tail_bytes = journal.tail_bytes;
     m->journal_segments = journal.segments;
@@ -103,6 +105,7 @@ static void read_peer(struct node *n, struct node_peer *p)
     peer_link_pace(p->link, &sent_bytes, &blocked_ns);
     p->metrics.up = p->up;
     p->metrics.compressing = compression_on(n, p);
+    p->metrics.compress_ratio = (uint64_t)(p->gate.ratio * 1000);
     p->metrics.blocked_seconds = blocked_ns / 1000000;
     p->metrics.queued_bytes =
         peer_link_queued(p->link, PEER_LANE_REPLICATE) + peer_link_queued(p->link, PEER_LANE_BEACON);

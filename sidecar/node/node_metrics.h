@@ -29,6 +29,7 @@ struct node;
     X(S, journal_flush_seconds, HISTOGRAM, "Writing and syncing one batch")                                            \
     X(S, coordinator_sessions_lost_total, COUNTER, "Sessions that the coordinator ended")                              \
     X(S, compress_seconds, HISTOGRAM, "Compressing one batch of entries or points for a peer")                         \
+    X(S, compress_cpu_seconds_total, COUNTER_MS, "Processor time spent compressing for peers")                         \
     X(S, compress_input_bytes_total, COUNTER, "Bytes of entries and points before they were compressed")               \
     X(S, compress_output_bytes_total, COUNTER, "The same bytes as they were sent")                                     \
     X(S, compress_useless_total, COUNTER, "Batches compressed in vain: sent plain, for they hardly shrank")            \
@@ -36,6 +37,7 @@ struct node;
     X(S, compress_skipped_busy_total, COUNTER, "Batches sent plain because the processor was the bound")               \
     X(S, compress_skipped_poor_total, COUNTER, "Batches sent plain because those before hardly shrank")                \
     X(S, decompress_seconds, HISTOGRAM, "Restoring one batch of entries or points of a peer")                          \
+    X(S, decompress_cpu_seconds_total, COUNTER_MS, "Processor time spent restoring what peers compressed")             \
     X(S, decompress_input_bytes_total, COUNTER, "Compressed bytes received from peers")                                \
     X(S, decompress_output_bytes_total, COUNTER, "The same bytes restored")                                            \
     /* read when asked */                                                                                              \
@@ -44,7 +46,7 @@ struct node;
     X(S, coordinator_reachable, GAUGE, "1 while the coordinator can be reached")                                       \
     X(S, coordinator_session_open, GAUGE, "1 while this node has a session")                                           \
     X(S, compression_enabled, GAUGE, "1 while the cluster's settings allow compression")                               \
-    X(S, loop_busy_permille, GAUGE, "Share of the last moments in which the loop did not wait, in thousandths")        \
+    X(S, loop_busy_ratio, GAUGE_RATIO, "Share of the last half second in which the loop had no spare time")            \
     X(S, disk_full, GAUGE, "1 while writes are refused for want of space")                                             \
     X(S, journal_pending_bytes, GAUGE, "Appended and not yet durable")                                                 \
     X(S, journal_tail_bytes, GAUGE, "Newest part of the journal that is kept in memory")                               \
@@ -92,6 +94,7 @@ struct node;
     X(S, up, GAUGE, "1 while the link is up")                                                                          \
     X(S, queued_bytes, GAUGE, "Queued for the peer and not yet written")                                               \
     X(S, compressing, GAUGE, "1 while batches for the peer are compressed")                                            \
+    X(S, compress_ratio, GAUGE_RATIO, "Bytes before by bytes after, of recent batches compressed for it; 0: none")     \
     X(S, blocked_seconds, GAUGE_MS, "For how long this connection took no more bytes although there were some")
 
 /* outrigger_peer_tls_..., where peers use TLS; read when asked */

@@ -16,7 +16,8 @@
     X(S, opened_total, COUNTER, "Times it was \\opened\nor broken") \
     X(S, width_bytes, GAUGE, "How wide")                    \
     X(S, open_seconds, GAUGE_MS, "Open for so long")        \
-    X(S, creak_seconds_total, COUNTER_MS, "Creaking")
+    X(S, creak_seconds_total, COUNTER_MS, "Creaking")       \
+    X(S, ajar_ratio, GAUGE_RATIO, "How far open")
 #define STEP_METRICS(X, S) X(S, step_seconds, HISTOGRAM, "A step")
 /* clang-format on */
 
@@ -49,14 +50,15 @@ TestSuite(metrics, .timeout = 10);
 /* The samples of a family stand together under one HELP and one TYPE. */
 Test(metrics, one_header_a_family)
 {
-    struct door_metrics front = {.opened_total = 3, .width_bytes = 80, .open_seconds = 1250, .creak_seconds_total = 7};
+    struct door_metrics front = {
+        .opened_total = 3, .width_bytes = 80, .open_seconds = 1250, .creak_seconds_total = 7, .ajar_ratio = 333};
     struct door_metrics back = {.opened_total = UINT64_MAX};
     struct metrics_object objects[2] = {{.values = &front}, {.values = &back}};
 
     metrics_label(&objects[0].labels, "door", "front");
     metrics_label_number(&objects[0].labels, "floor", 2);
     metrics_label(&objects[1].labels, "door", "back");
-    metrics_print(&out, "house_", door_families, 4, objects, 2);
+    metrics_print(&out, "house_", door_families, 5, objects, 2);
     cr_assert(eq(str, printed,
                  "# HELP house_opened_total Times it was \\\\opened\\nor broken\n"
                  "# TYPE house_opened_total counter\n"
@@ -73,7 +75,11 @@ Test(metrics, one_header_a_family)
                  "# HELP house_creak_seconds_total Creaking\n"
                  "# TYPE house_creak_seconds_total counter\n"
                  "house_creak_seconds_total{door=\"front\",floor=\"2\"} 0.007\n"
-                 "house_creak_seconds_total{door=\"back\"} 0.000\n"));
+                 "house_creak_seconds_total{door=\"back\"} 0.000\n"
+                 "# HELP house_ajar_ratio How far open\n"
+                 "# TYPE house_ajar_ratio gauge\n"
+                 "house_ajar_ratio{door=\"front\",floor=\"2\"} 0.333\n"
+                 "house_ajar_ratio{door=\"back\"} 0.000\n"));
 }
 
 Test(metrics, nothing_without_objects)
