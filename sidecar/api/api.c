@@ -106,6 +106,9 @@ int api_new(struct api **out, const struct api_config *config, struct otr_errmsg
     http.port = config->listen_port;
     http.on_request = rest_on_request;
     http.on_head = rest_on_head;
+    http.on_gone = rest_on_gone;
+    http.connections_max = config->connections_max;
+    rest_admission_init(a, config);
     http.data = a;
     rv = http_server_new(&a->http, &http, msg);
     if (rv != 0) {

@@ -11,7 +11,10 @@ struct api_config {
     struct node *node;
     const char *listen_host; /* numeric address */
     uint16_t listen_port;
-    uint32_t request_timeout_ms;    /* 0: 10000 */
+    uint32_t request_timeout_ms; /* 0: 10000 */
+    uint32_t connections_max;    /* 0: 10000 */
+    /* Requests under way, and how long they may wait before new ones are refused; 0: the default, rest_admission.c. */
+    uint32_t writes_max, gets_max, searches_max, delay_max_ms;
     const char *tokens_path;        /* sidecar/api/tokens.h; NULL: everybody may call */
     bool metrics_open;              /* /metrics needs no token even so */
     const char *tls_cert, *tls_key; /* PEM files: HTTPS; NULL: plain HTTP */

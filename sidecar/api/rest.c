@@ -58,6 +58,7 @@ static void count(struct rest_request *r, int status)
     a->metrics.requests_in_flight--;
     metrics_observe_since_ns(&a->routes[r->route].request_duration_seconds, r->started_ns);
     a->codes[r->route][status / 100 - 2].requests_total++;
+    rest_admission_end(r, status);
 }
 
 void rest_reply(struct rest_request *r, int status, const char *headers, struct text *body)
@@ -474,6 +475,7 @@ void rest_on_request(void *data, struct http_exchange *x)
     r->started_ns = clock_now_ns();
     r->body_bytes = x->body_bytes;
     r->body = http_body_take(x);
+    x->data = r;
     rv = url_parse(&r->url, x->target, x->target_bytes, &r->msg);
     for (size_t i = 0; rv == 0 && i < sizeof routes / sizeof routes[0] && route == NULL; i++) {
         if (strcmp(routes[i].method, x->method) == 0 && path_matches(&routes[i], &r->url)) {
@@ -502,7 +504,9 @@ void rest_on_request(void *data, struct http_exchange *x)
     }
     r->deadline_ms = clock_now_ms() + r->timeout_ms;
     r->give_up_ms = r->deadline_ms + REST_GRACE_MS;
-    route->handler(r);
+    if (rest_admit(r, route->handler)) {
+        route->handler(r);
+    }
 }
 
 /* --- collections by name ------------------------------------------------------------------------------------------ */

@@ -3,6 +3,7 @@
  *   api.c               opening and closing
  *   rest.c              a request's life: routing, headers, deadlines, errors
  *   rest_access.c       who may call what
+ *   rest_admission.c    how many requests at the same time
  *   rest_collections.c  collections made, listed, described, deleted
  *   rest_points.c       put, get, delete, search
  *   rest_status.c       /healthz, /readyz, /cluster, /cluster/stats
@@ -31,6 +32,9 @@ enum {
     REST_CLASSES = 4, /* of status codes: 2xx to 5xx */
 };
 
+/* Kinds of requests, each with bounds of its own: those of enum node_operation, and what is asked of the cluster. */
+enum { REST_ADMIN = NODE_OPS, REST_KINDS };
+
 struct rest_request;
 
 /* clang-format off */
@@ -44,7 +48,14 @@ struct rest_request;
     /* read when asked */                                                                                               \
     X(S, tokens, GAUGE, "Tokens in force; 0: none are configured")                                                      \
     X(S, tokens_file_bad, GAUGE, "1 while the file of tokens cannot be used and the tokens read before stay in force")
+/* outrigger_admission_..., of the door and of the shards here, by operation */
+#define ADMISSION_METRICS(X, S)                                                                                         \
+    X(S, under_way, GAUGE, "Requests under way")                                                                        \
+    X(S, bytes, GAUGE, "Bytes of their bodies")                                                                         \
+    X(S, limit, GAUGE, "So many may be under way now; falls below the setting while even the quickest take too long")   \
+    X(S, delay_seconds, GAUGE_MS, "How long the quickest request of the newest tenth of a second took")
 /* clang-format on */
+METRICS_STRUCT(admission_metrics, ADMISSION_METRICS);
 METRICS_STRUCT(route_metrics, ROUTE_METRICS);
 METRICS_STRUCT(code_metrics, CODE_METRICS);
 METRICS_STRUCT(rest_metrics, REST_METRICS);
@@ -61,6 +72,7 @@ struct api {
     uint32_t request_timeout_ms;
     struct rest_request *requests; /* not yet answered */
     struct rest_metrics metrics;
+    struct admission admissions[REST_KINDS];
     struct route_metrics routes[REST_ROUTES_MAX + 1]; /* the last: what has no route */
     struct code_metrics codes[REST_ROUTES_MAX + 1][REST_CLASSES];
     uint64_t finish_ms; /* until then what is under way may be answered */
@@ -79,8 +91,13 @@ struct rest_request {
     uint32_t pending;
     size_t route; /* its number */
     uint64_t started_ns;
-    uint64_t give_up_ms; /* answered with OTR_TIMEOUT then, when whoever should answer does not */
-    bool writes;         /* an answer that is lost may hide an effect */
+    uint64_t give_up_ms;         /* answered with OTR_TIMEOUT then, when whoever should answer does not */
+    bool writes;                 /* an answer that is lost may hide an effect */
+    bool gone;                   /* nobody will read the answer */
+    bool unsampled;              /* its time says nothing about the load */
+    struct admission *admission; /* where it is counted; NULL: nowhere */
+    uint64_t admission_bytes;
+    struct door_ticket ticket;
     struct url url;
     char *body; /* taken from the exchange */
     size_t body_bytes;
@@ -154,7 +171,20 @@ bool rest_route_is_metrics(size_t number);
 
 /* False: the request was refused, and answered. */
 bool rest_allowed(struct rest_request *r);
-/* http_head_cb: without a token that is known, no body is read. */
+/* http_head_cb: without a token that is known, or with too much to do, no body is read. */
 bool rest_on_head(void *data, const struct http_exchange *x);
+
+/* --- rest_admission.c --- */
+
+void rest_admission_init(struct api *a, const struct api_config *config);
+/* False: there is too much to do; it was answered. */
+bool rest_admit(struct rest_request *r, rest_step handler);
+/* It is being answered. */
+void rest_admission_end(struct rest_request *r, int status);
+/* Whether the body of that request is worth reading. */
+bool rest_admission_head(struct api *a, const struct http_exchange *x);
+void rest_on_gone(void *data, struct http_exchange *x); /* http_gone_cb */
+/* Somebody waits for it, and its time is not over. */
+bool rest_still_wanted(const struct rest_request *r);
 
 #endif

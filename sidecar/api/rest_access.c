@@ -31,10 +31,10 @@ static const struct tokens_entry *entry_of(const struct api *a, const struct htt
 
 bool rest_on_head(void *data, const struct http_exchange *x)
 {
-    const struct api *a = data;
+    struct api *a = data;
     const char *why;
 
-    return a->tokens == NULL || entry_of(a, x, &why) != NULL;
+    return (a->tokens == NULL || entry_of(a, x, &why) != NULL) && rest_admission_head(a, x);
 }
 
 /* "POST /collections/:c/points/search": what stands in the path itself is the client's, and not for the log. */

@@ -63,6 +63,43 @@ static void print_codes(const struct api *a, const struct metrics_out *out)
     metrics_print(out, "outrigger_http_", families, COUNT(families), objects, count);
 }
 
+/* Of the door and of the shards here, by operation. */
+static void print_admission(const struct api *a, const struct metrics_out *out)
+{
+    static const char *const operations[REST_KINDS] = {"write", "get", "search", "admin"};
+    static const char *const reasons[ADMISSION_VERDICTS] = {"", "count", "bytes", "delay"};
+    static const struct metrics_family families[] = METRICS_FAMILIES(admission_metrics, ADMISSION_METRICS);
+    static const struct metrics_family refused_family = {"refused_total", METRICS_COUNTER,
+                                                         "Requests refused because there was too much to do", 0};
+    struct admission_metrics values[REST_KINDS + NODE_OPS];
+    struct metrics_object objects[REST_KINDS + NODE_OPS] = {0};
+    struct metrics_object refused[(REST_KINDS + NODE_OPS) * ADMISSION_VERDICTS] = {0};
+    size_t refused_count = 0;
+
+    for (int i = 0; i < REST_KINDS + NODE_OPS; i++) {
+        bool door = i < REST_KINDS;
+        const char *operation = operations[door ? i : i - REST_KINDS];
+        const struct admission *from =
+            door ? &a->admissions[i] : node_admission(a->node, (enum node_operation)(i - REST_KINDS));
+
+        values[i] = (struct admission_metrics){
+            .under_way = from->count, .bytes = from->bytes, .limit = from->limit, .delay_seconds = from->delay_ms};
+        metrics_label(&objects[i].labels, "at", door ? "door" : "shards");
+        metrics_label(&objects[i].labels, "operation", operation);
+        objects[i].values = &values[i];
+        for (int reason = ADMISSION_COUNT; reason < ADMISSION_VERDICTS; reason++) {
+            struct metrics_object *r = &refused[refused_count++];
+
+            metrics_label(&r->labels, "at", door ? "door" : "shards");
+            metrics_label(&r->labels, "operation", operation);
+            metrics_label(&r->labels, "reason", reasons[reason]);
+            r->values = &from->refused[reason];
+        }
+    }
+    metrics_print(out, "outrigger_admission_", families, COUNT(families), objects, REST_KINDS + NODE_OPS);
+    metrics_print(out, "outrigger_admission_", &refused_family, 1, refused, refused_count);
+}
+
 static void print_http(struct api *a, const struct metrics_out *out)
 {
     static const struct metrics_family server_families[] = METRICS_FAMILIES(http_metrics, HTTP_METRICS);
@@ -76,6 +113,7 @@ static void print_http(struct api *a, const struct metrics_out *out)
     }
     metrics_print(out, "outrigger_http_", server_families, COUNT(server_families), &server, 1);
     metrics_print(out, "outrigger_http_", rest_families, COUNT(rest_families), &rest, 1);
+    print_admission(a, out);
     print_routes(a, out);
     print_codes(a, out);
 }

@@ -109,6 +109,7 @@ static void write_done(void *data, const struct door_write_result *result)
     } else {
         text_printf(&body, "{\"deleted\":%llu", (unsigned long long)deleted);
     }
+    r->unsampled = pending; /* It waited for an engine: the shard's primary judges that. */
     text_puts(&body, pending ? ",\"applied\":\"pending\"}\n" : "}\n");
     rest_reply(r, 200, headers.failed == 0 ? headers.bytes : NULL, &body);
     text_close(&headers);
@@ -123,6 +124,7 @@ static void write_points(struct rest_request *r, enum record_kind kind)
         .points_count = r->points.count,
         .request_id = r->request_id,
         .timeout_ms = rest_left_ms(r),
+        .ticket = &r->ticket,
     };
     struct text body;
     int rv;
@@ -148,6 +150,8 @@ static void parsed(struct rest_request *r, rest_step next)
 {
     if (r->parsed != 0) {
         rest_error(r, r->parsed, r->msg.text);
+    } else if (!rest_still_wanted(r)) {
+        rest_error(r, OTR_TIMEOUT, "the time was over before the work began");
     } else {
         next(r);
     }
@@ -318,7 +322,8 @@ static void point_get_found(struct rest_request *r)
     struct door_get g = {.collection = r->collection.id,
                          .consistency = r->consistency,
                          .after = r->after.count != 0 ? &r->after : NULL,
-                         .timeout_ms = rest_left_ms(r)};
+                         .timeout_ms = rest_left_ms(r),
+                         .ticket = &r->ticket};
     int rv;
 
     if (!path_id(r, &g.id, &g.id_bytes)) {
@@ -388,6 +393,7 @@ static void search_parsed(struct rest_request *r)
         .consistency = r->consistency,
         .after = r->after.count != 0 ? &r->after : NULL,
         .timeout_ms = rest_left_ms(r),
+        .ticket = &r->ticket,
     };
     int rv;
 

@@ -34,6 +34,7 @@ struct settings {
     const char *zone;
     uint32_t session_ttl_ms;
     uint32_t request_timeout_ms;
+    uint32_t connections_max, writes_max, gets_max, searches_max, delay_max_ms;
     uint32_t handoff_timeout_ms;
     const char *tokens;
     bool metrics_open;
@@ -68,6 +69,14 @@ static const struct option options[] = {
      "how long the coordinator waits for a silent node"},
     {"request-timeout", OPTION_MS, OPTION(request_timeout_ms), "TIME", "10s", false, 1, 3600000,
      "how long a client's request is held through a failover"},
+    {"connections-max", OPTION_NUMBER, OPTION(connections_max), "N", "10000", false, 1, 1000000,
+     "of clients; at most three quarters of the file descriptors (ulimit -n)"},
+    {"writes-max", OPTION_NUMBER, OPTION(writes_max), "N", "4096", false, 1, 1000000,
+     "writes under way here; more are refused with 429"},
+    {"gets-max", OPTION_NUMBER, OPTION(gets_max), "N", "8192", false, 1, 1000000, "the same for reads by id"},
+    {"searches-max", OPTION_NUMBER, OPTION(searches_max), "N", "1024", false, 1, 1000000, "the same for searches"},
+    {"delay-max", OPTION_MS, OPTION(delay_max_ms), "TIME", "500ms", false, 10, 3600000,
+     "when even the quickest requests take longer, fewer are let in"},
     {"tokens", OPTION_TEXT, OPTION(tokens), "FILE", NULL, false, 0, 0,
      "who may call: lines that 'outrigger token' writes; read again when it changes (default: everybody)"},
     {"metrics-open", OPTION_FLAG, OPTION(metrics_open), "", NULL, false, 0, 0,
@@ -293,6 +302,7 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
         .engine = otr_engine_find(s->engine),
         .engine_config = {.url = s->engine_url},
         .session_ttl_ms = s->session_ttl_ms,
+        .delay_max_ms = s->delay_max_ms,
         .on_fatal = on_fatal,
         .data = d,
         .on_call = door_on_call,
@@ -300,6 +310,11 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
     struct api_config api_config = {.listen_host = s->listen.host,
                                     .listen_port = s->listen.port,
                                     .request_timeout_ms = s->request_timeout_ms,
+                                    .connections_max = s->connections_max,
+                                    .writes_max = s->writes_max,
+                                    .gets_max = s->gets_max,
+                                    .searches_max = s->searches_max,
+                                    .delay_max_ms = s->delay_max_ms,
                                     .tokens_path = s->tokens,
                                     .metrics_open = s->metrics_open,
                                     .tls_cert = s->tls_cert,

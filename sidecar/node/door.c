@@ -39,6 +39,9 @@ static void op_finish(struct door_op *op, int status)
 
     assert(!op->ended);
     op->ended = true;
+    if (op->ticket != NULL) {
+        op->ticket->op = NULL;
+    }
     op_unlink(op);
     if (d->ops == NULL) {
         uv_timer_stop(&d->timer);
@@ -57,6 +60,13 @@ void door_op_settle(struct door_op *op)
         return;
     }
     op_finish(op, 0);
+}
+
+void door_cancel(struct door_ticket *ticket)
+{
+    if (ticket->op != NULL) {
+        ticket->op->deadline_ms = 0; /* The next tick ends it. */
+    }
 }
 
 bool door_op_returned(struct door_op *op)
@@ -152,6 +162,9 @@ void door_op_start(struct door *d, struct door_op *op, const struct door_op_kind
     op->kind = kind;
     op->started_ms = now_ms;
     op->deadline_ms = now_ms + timeout_ms;
+    if (op->ticket != NULL) {
+        op->ticket->op = op;
+    }
     op->backoff_ms = DOOR_RETRY_MIN_MS;
     op->next = d->ops;
     op->link = &d->ops;

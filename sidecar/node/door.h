@@ -15,6 +15,13 @@ struct door *door_new(struct node *n); /* NULL: out of memory */
 /* Outstanding requests end with OTR_CANCELED first. */
 void door_close(struct door *d);
 
+/* An operation under way, for door_cancel; the caller's, {NULL} before and after. */
+struct door_ticket {
+    struct door_op *op;
+};
+/* Nobody waits for it any more: it ends soon, as if its time were over. */
+void door_cancel(struct door_ticket *ticket);
+
 struct door_positions { /* Outrigger-Position */
     struct {
         otr_shard shard;
@@ -30,6 +37,7 @@ struct door_write {
     size_t points_count;
     struct otr_request_id request_id; /* each shard's part uses it as it is: ids are per shard */
     uint32_t timeout_ms;
+    struct door_ticket *ticket; /* lent until cb; NULL: none */
 };
 enum door_applied { DOOR_APPLIED = 1, DOOR_NOT_APPLIED, DOOR_APPLIED_UNKNOWN };
 struct door_write_part {
@@ -58,6 +66,7 @@ struct door_get {
     enum node_consistency consistency;
     const struct door_positions *after; /* lent until cb; NULL: none */
     uint32_t timeout_ms;
+    struct door_ticket *ticket; /* lent until cb; NULL: none */
 };
 /* point NULL: does not exist. */
 typedef void (*door_get_cb)(void *data, int status, const struct otr_point *point, const struct otr_errmsg *msg);
@@ -75,6 +84,7 @@ struct door_search {
     enum node_consistency consistency;
     const struct door_positions *after;
     uint32_t timeout_ms;
+    struct door_ticket *ticket; /* lent until cb; NULL: none */
 };
 /* hits merged over all shards, by (score, id). All shards answered or it is an error: never a page that lacks a shard.
  */

@@ -62,6 +62,11 @@ static void part_failed(struct fan_op *o, struct part *part, int status, const c
         (status == OTR_NOTFOUND && now_ms - o->op.started_ms >= DOOR_NOTFOUND_MS)) {
         o->op.deadline_ms = now_ms; /* No other replica will say anything else. */
     }
+    /* Whoever could answer has too much to do: asking again makes it more. */
+    if (status == OTR_BUSY && part->open.count == 0 &&
+        door_read_target(o->op.node, part->shard, o->s.consistency, o->counting, &part->tried) == OTR_NODE_NONE) {
+        o->op.deadline_ms = now_ms;
+    }
     part->failed = true;
     part->asked_ms = 0;
     door_op_wait(&o->op, now_ms);
@@ -645,6 +650,7 @@ int door_search(struct door *d, const struct door_search *s, door_search_cb cb, 
         free(o);
         return OTR_NOMEM;
     }
+    o->op.ticket = s->ticket;
     door_op_start(d, &o->op, &fan_kind, s->timeout_ms);
     return 0;
 }

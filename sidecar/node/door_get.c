@@ -54,6 +54,8 @@ static void get_failed(struct get_op *o, int status, const char *message)
         o->op.deadline_ms = now_ms; /* No other replica will say anything else. */
     } else if (o->routed && o->open.count == 0 && somebody_left(o)) {
         get_look(&o->op, now_ms);
+    } else if (status == OTR_BUSY && o->open.count == 0) {
+        o->op.deadline_ms = now_ms; /* Whoever could answer has too much to do: asking again makes it more. */
     }
     door_op_wait(&o->op, now_ms);
 }
@@ -271,6 +273,7 @@ int door_get(struct door *d, const struct door_get *g, door_get_cb cb, void *dat
     o->g = *g;
     o->cb = cb;
     o->data = data;
+    o->op.ticket = g->ticket;
     door_op_start(d, &o->op, &get_kind, g->timeout_ms);
     return 0;
 }

@@ -41,6 +41,7 @@ struct door_op { /* first member of every operation */
     struct node *node;
     const struct door_op_kind *kind;
     struct door_op *next, **link;
+    struct door_ticket *ticket; /* NULL: none */
     uint64_t started_ms;
     uint64_t deadline_ms;
     uint64_t retry_ms; /* look again then; 0: no need */

@@ -5,6 +5,7 @@
  *   committed                               resolved, applied
  *   refused for now (not primary, ...)      again after a change or a little later; nothing happened
  *   refused for good (invalid, disk full)   resolved
+ *   refused as too much                     resolved, unless something of the write has happened
  *   unknown                                 again; from now on "not applied" can no longer be promised (PROTOCOL Q3)
  * At the deadline a part whose attempts all were refused is not applied; any other one is unknown. */
 #include "sidecar/node/door_internal.h"
@@ -223,6 +224,38 @@ static void part_committed(struct write_op *o, struct part *part, struct otr_pos
     resolve(o, part, 0, DOOR_APPLIED);
 }
 
+/* A primary has too much to do, and certainly nothing of the whole write has happened or is under way. Then it is said
+ * at once: trying again inside would only add to the load. A write of which something has happened goes on. */
+static bool refused_busy(const struct write_op *o)
+{
+    bool busy = false;
+
+    for (size_t i = 0; i < o->parts_count; i++) {
+        const struct part *part = &o->parts[i];
+
+        if (part->open.count > 0 || part->uncertain || (part->resolved && part->result.applied != DOOR_NOT_APPLIED)) {
+            return false;
+        }
+        busy = busy || part->result.status == OTR_BUSY;
+    }
+    return busy;
+}
+
+/* After an attempt's end. */
+static void advance(struct write_op *o)
+{
+    if (o->parts_left > 0 && refused_busy(o)) {
+        for (size_t i = 0; i < o->parts_count; i++) {
+            if (!o->parts[i].resolved) {
+                resolve(o, &o->parts[i], OTR_BUSY, DOOR_NOT_APPLIED);
+            }
+        }
+    }
+    if (o->parts_left == 0) {
+        door_op_settle(&o->op);
+    }
+}
+
 /* True when the attempt's end still matters. */
 static bool attempt_returned(struct attempt *a)
 {
@@ -246,9 +279,7 @@ static void write_done(void *data, const struct node_write_result *result)
     } else {
         part_failed(o, a->part, result->status, result->message, clock_now_ms());
     }
-    if (o->parts_left == 0) {
-        door_op_settle(&o->op);
-    }
+    advance(o);
 }
 
 static void forward_done(void *data, int status, const ProtobufCMessage *message, const struct otr_errmsg *msg)
@@ -271,9 +302,7 @@ static void forward_done(void *data, int status, const ProtobufCMessage *message
         part_committed(o, a->part, (struct otr_position){reply->position->epoch, reply->position->index},
                        reply->outcome, reply->applied_pending);
     }
-    if (o->parts_left == 0) {
-        door_op_settle(&o->op);
-    }
+    advance(o);
 }
 
 static int forward(struct write_op *o, struct attempt *a, otr_node target, uint64_t now_ms)
@@ -458,6 +487,7 @@ int door_write(struct door *d, const struct door_write *w, door_write_cb cb, voi
         free(o);
         return OTR_TOOBIG;
     }
+    o->op.ticket = w->ticket;
     door_op_start(d, &o->op, &write_kind, w->timeout_ms);
     return 0;
 }

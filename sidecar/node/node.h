@@ -9,6 +9,7 @@
 
 #include "outrigger/backend.h"
 #include "outrigger/engine.h"
+#include "sidecar/core/admission.h"
 #include "sidecar/core/codec.h"
 #include "sidecar/core/topology.h"
 #include "sidecar/peer/peer.h"
@@ -42,6 +43,7 @@ struct node_config {
     struct otr_engine_config engine_config; /* loop and on_status are filled in */
     uint32_t session_ttl_ms;
     enum node_compression compression;
+    uint32_t delay_max_ms; /* of the shards' work, sidecar/core/admission.h; 0: NODE_DELAY_MAX_MS */
     /* Something that only stopping can answer (a data directory used by another, our name used elsewhere, a failed
      * disk): the process prints `why` and ends. */
     void (*on_fatal)(void *data, const char *why);
@@ -56,6 +58,12 @@ int node_new(struct node **out, const struct node_config *config, struct otr_err
 /* Before node_close, while everything still serves: from now on node_ready says "stopping", the shards led here are
  * handed over, and our replicas leave their in-sync sets; cb, later, when that is done or timeout_ms over. */
 void node_leave(struct node *n, uint32_t timeout_ms, void (*cb)(void *data), void *data);
+/* Work on the shards here, whoever asks for it, is bounded: what is too much ends with OTR_BUSY. Lent, for its figures.
+ */
+enum node_operation { NODE_OP_WRITE, NODE_OP_GET, NODE_OP_SEARCH, NODE_OPS };
+enum { NODE_DELAY_MAX_MS = 500 };
+const struct admission *node_admission(const struct node *n, enum node_operation op);
+
 /* Ends the session so that others need not wait, closes everything, then cb. */
 void node_close(struct node *n, void (*cb)(void *data), void *data);
 

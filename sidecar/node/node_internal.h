@@ -68,6 +68,7 @@ struct write {
     struct otr_position position;
     uint32_t outcome;
     bool outcome_known;
+    bool admitted; /* counted in node->admissions */
     uint64_t started_ns;
     uint64_t committed_ns; /* when it became answerable, were it not for the engine; 0: not yet */
     struct later later;
@@ -260,6 +261,7 @@ struct node {
         uint64_t cpu_ns, restore_cpu_ns; /* spent so far */
     } compression;
     size_t held_bytes; /* of writes held, all shards */
+    struct admission admissions[NODE_OPS];
     struct node_metrics_all metrics;
 };
 

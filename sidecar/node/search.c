@@ -150,7 +150,9 @@ static void forget_reader(struct search *x)
 
 static void search_end(struct search *x, int status)
 {
+    struct admission *admission = &x->shard->node->admissions[NODE_OP_SEARCH];
     struct node_hit *hits = NULL;
+    uint64_t now_ns;
     bool need;
 
     if (status == 0 && !x->shown) {
@@ -169,6 +171,11 @@ static void search_end(struct search *x, int status)
         }
     }
     metrics_observe_since_ns(&x->shard->node->metrics.node.search_seconds, x->started_ns);
+    now_ns = clock_now_ns();
+    admission_end(admission, 0);
+    if (status == 0) {
+        admission_sample(admission, (now_ns - x->started_ns) / 1000000, now_ns / 1000000);
+    }
     x->cb(x->data, status, hits, status == 0 ? x->top.count : 0, &x->msg);
     free(hits);
     forget_hits(x);
@@ -412,6 +419,8 @@ static void search_go(struct search *x)
         search_end(x, OTR_CANCELED);
     } else if (x->status != 0) {
         search_end(x, x->status);
+    } else if (clock_now_ms() >= x->wait.deadline_ms) {
+        search_end(x, OTR_TIMEOUT); /* Nobody waits for the rest of a scan. */
     } else if (x->scanning) {
         if (x->snapshot_next < x->snapshot->count) {
             scan_piece(x);
@@ -497,8 +506,12 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
     if (search->k == 0 || search->k > SEARCH_K_MAX) {
         return OTR_INVALID;
     }
+    if (admission_begin(&n->admissions[NODE_OP_SEARCH], 0, clock_now_ms()) != ADMISSION_OK) {
+        return OTR_BUSY;
+    }
     x = calloc(1, sizeof *x);
     if (x == NULL) {
+        admission_end(&n->admissions[NODE_OP_SEARCH], 0);
         return OTR_NOMEM;
     }
     x->top.hits = calloc(search->k, sizeof *x->top.hits);
@@ -510,6 +523,7 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
         cJSON_Delete(x->filter);
         free(x->top.hits);
         free(x);
+        admission_end(&n->admissions[NODE_OP_SEARCH], 0);
         return rv;
     }
     x->top.k = search->k;

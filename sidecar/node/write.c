@@ -51,6 +51,10 @@ static void finish(struct shard *s, struct write *w, int status, const char *mes
 {
     write_drop_body(s, w);
     count(s, w, status);
+    if (w->admitted) {
+        admission_end(&s->node->admissions[NODE_OP_WRITE], w->body_bytes);
+        w->admitted = false;
+    }
     w->result.status = status;
     w->result.position = w->position;
     w->result.outcome = w->outcome;
@@ -182,6 +186,20 @@ static bool answerable(struct shard *s, struct write *w, uint64_t now_ms)
     return true;
 }
 
+/* What this write says about the load. Waiting for an engine that stands still or is fed everything again is no sign of
+ * it: writes must go on then (DESIGN 4.2). */
+static void sample(struct shard *s, const struct write *w, uint64_t now_ms)
+{
+    bool moving = feeder_current(s->feeder) && feeder_behind_ms(s->feeder, now_ms) <= s->node->read_lag_ms;
+    uint64_t end_ms = moving ? now_ms : w->committed_ns / 1000000;
+    uint64_t started_ms = w->started_ns / 1000000;
+
+    if (w->admitted) { /* now_ms may be older than a write that came in this turn */
+        admission_sample(&s->node->admissions[NODE_OP_WRITE], end_ms > started_ms ? end_ms - started_ms : 0,
+                         clock_now_ms());
+    }
+}
+
 void write_answer(struct shard *s, uint64_t now_ms)
 {
     /* All at once: a write behind others that wait for the engine has its own apply_wait, not one after theirs. */
@@ -197,6 +215,7 @@ void write_answer(struct shard *s, uint64_t now_ms)
         if (s->pending_uncommitted == &w->next) {
             s->pending_uncommitted = &s->pending_head;
         }
+        sample(s, w, now_ms);
         finish(s, w, 0, "");
     }
     for (struct write **p = &s->joined; *p != NULL;) {
@@ -339,6 +358,14 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
     w->kind = kind;
     w->body = body;
     w->body_bytes = body_bytes;
+    /* A retry of what stands in the log takes no room (Q1), and what is not ours to do is refused for that reason. */
+    if (s->role == REPLICA_PRIMARY && !replica_knows(s->replica, id)) {
+        w->admitted = admission_begin(&n->admissions[NODE_OP_WRITE], body_bytes, clock_now_ms()) == ADMISSION_OK;
+        if (!w->admitted) {
+            finish(s, w, OTR_BUSY, "the shard's primary has too much to do");
+            return 0;
+        }
+    }
     write_again(s, w);
     return 0;
 }

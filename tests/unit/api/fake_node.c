@@ -76,6 +76,7 @@ struct fake_world {
     size_t store_count;
     struct seen_request *requests;
     size_t requests_count;
+    struct admission admission; /* of nothing: the fake plans its refusals */
 };
 
 /* --- the loop ----------------------------------------------------------------------------------------------------- */
@@ -370,6 +371,12 @@ const char *node_cluster(const struct node *n)
 otr_node node_self(const struct node *n)
 {
     return n->number;
+}
+
+const struct admission *node_admission(const struct node *n, enum node_operation op)
+{
+    (void)op;
+    return &n->w->admission;
 }
 
 uint64_t node_incarnation(const struct node *n)

@@ -215,7 +215,7 @@ Test(door, a_lost_answer_is_asked_for_again_and_applied_once)
 
 Test(door, passing_refusals_are_retried)
 {
-    static const int statuses[] = {OTR_NOTPRIMARY, OTR_UNAVAIL, OTR_FEW, OTR_FENCED, OTR_BUSY, OTR_NOTFOUND};
+    static const int statuses[] = {OTR_NOTPRIMARY, OTR_UNAVAIL, OTR_FEW, OTR_FENCED, OTR_NOTFOUND};
 
     for (size_t i = 0; i < sizeof statuses / sizeof statuses[0]; i++) {
         fake_plan(f.w, 1, 0, FAKE_REFUSE, statuses[i]);
@@ -234,6 +234,37 @@ Test(door, passing_refusals_are_retried)
     fake_link_up(f.w, 3, true);
     wait_done();
     cr_assert(eq(int, f.status, 0));
+}
+
+/* Trying again inside would only add to the load. */
+Test(door, a_primary_with_too_much_to_do_ends_a_write_at_once)
+{
+    fake_plan(f.w, 1, 0, FAKE_REFUSE, OTR_BUSY);
+    put(0, 5000);
+    cr_assert(eq(int, f.status, OTR_BUSY));
+    cr_assert(eq(int, f.parts[0].applied, DOOR_NOT_APPLIED));
+    fake_plan(f.w, 2, 1, FAKE_REFUSE, OTR_BUSY); /* over the link */
+    put(1, 5000);
+    cr_assert(eq(int, f.status, OTR_BUSY));
+    cr_assert(eq(int, f.parts[0].applied, DOOR_NOT_APPLIED));
+    cr_assert(eq(uint, fake_writes(f.w), 2));
+    cr_assert(eq(uint, fake_entries(f.w), 0));
+}
+
+/* "applied":false is a promise (PROTOCOL Q3): a write of which something happened, or may have, is finished. */
+Test(door, a_write_that_has_begun_goes_on_when_a_primary_is_busy)
+{
+    fake_plan(f.w, 2, 1, FAKE_REFUSE, OTR_BUSY);
+    start_write(RECORD_PUT, (otr_shard[]){0, 1}, 2, 5000); /* 0 is here, and answers first */
+    wait_done();
+    cr_assert(eq(int, f.status, 0));
+    cr_assert(eq(uint, fake_entries(f.w), 2));
+    fake_plan(f.w, 1, 3, FAKE_LOSE, OTR_UNKNOWN);
+    fake_plan(f.w, 1, 3, FAKE_REFUSE, OTR_BUSY);
+    request.bytes[0]++;
+    put(3, 5000);
+    cr_assert(eq(int, f.status, 0));
+    cr_assert(eq(uint, fake_entries(f.w), 3));
 }
 
 Test(door, the_deadline_is_kept_and_certain_when_every_attempt_was)
@@ -362,6 +393,34 @@ Test(door, writes_wait_for_the_topology)
     put(1, 50);
     cr_assert(eq(int, f.status, OTR_UNAVAIL));
     cr_assert(eq(int, f.parts[0].applied, DOOR_NOT_APPLIED));
+}
+
+Test(door, what_nobody_waits_for_ends_soon)
+{
+    struct otr_point point = {.id = "p0", .id_bytes = 2, .dimension = 3, .vector = unit};
+    struct door_ticket ticket = {0};
+    struct door_write w = {.collection = 77,
+                           .kind = RECORD_PUT,
+                           .points = &point,
+                           .points_count = 1,
+                           .request_id = request,
+                           .timeout_ms = 20000,
+                           .ticket = &ticket};
+    uint64_t start_ms = clock_now_ms();
+
+    for (unsigned n = 1; n <= FAKE_NODES; n++) {
+        for (otr_shard s = 0; s < FAKE_SHARDS; s++) {
+            fake_plan_always(f.w, n, s, FAKE_REFUSE, OTR_FEW);
+        }
+    }
+    cr_assert(eq(int, door_write(f.door, &w, write_done, &f), 0));
+    run_for(&f.loop, 50);
+    cr_assert(not(f.done));
+    door_cancel(&ticket);
+    wait_done();
+    cr_assert(lt(u64, clock_now_ms() - start_ms, 5000));
+    cr_assert(eq(int, f.parts[0].applied, DOOR_NOT_APPLIED));
+    door_cancel(&ticket); /* It is over: nothing happens. */
 }
 
 Test(door, closing_ends_what_is_under_way)
@@ -683,6 +742,26 @@ Test(door, a_search_hedges_a_replica_that_hangs)
     check_page(10);
     fake_release(f.w, 0);
     run_for(&f.loop, 10);
+}
+
+Test(door, reads_that_everybody_refuses_as_too_much_end_at_once)
+{
+    uint64_t start_ms = clock_now_ms();
+
+    fake_plan(f.w, 1, 0, FAKE_REFUSE, OTR_BUSY); /* another replica has time */
+    get(0, NODE_BOUNDED, 5000);
+    cr_assert(eq(int, f.status, 0));
+    for (unsigned n = 1; n <= FAKE_NODES; n++) {
+        fake_plan_always(f.w, n, 0, FAKE_REFUSE, OTR_BUSY);
+    }
+    get(0, NODE_BOUNDED, 5000);
+    cr_assert(eq(int, f.status, OTR_BUSY));
+    get(0, NODE_LINEARIZABLE, 5000);
+    cr_assert(eq(int, f.status, OTR_BUSY));
+    start_search(3, NODE_BOUNDED, 5000);
+    wait_done();
+    cr_assert(eq(int, f.status, OTR_BUSY));
+    cr_assert(lt(u64, clock_now_ms() - start_ms, 2000));
 }
 
 Test(door, a_search_follows_a_failover)
