@@ -28,6 +28,11 @@ struct cluster_made {
 int cluster_init(struct coord_client *c, const struct cluster_plan *plan, struct cluster_made *made,
                  void (*progress)(void *data, const char *text), void *data, struct otr_errmsg *msg);
 
+/* Changes the setting `compression`, unless it is so already; *before is what it was. OTR_NOTFOUND: no such cluster;
+ * OTR_CONFLICT: others keep changing the settings; OTR_UNKNOWN; others as coord_client_. */
+int cluster_compression_set(struct coord_client *c, enum topology_compression wanted, enum topology_compression *before,
+                            struct otr_errmsg *msg);
+
 /* The subcommands of `outrigger cluster`. */
 extern const struct command cluster_init_command;
 extern const struct command cluster_status_command;
@@ -35,5 +40,6 @@ extern const struct command cluster_list_nodes_command;
 extern const struct command cluster_health_command;
 extern const struct command cluster_etcd_role_command;
 extern const struct command cluster_failover_command;
+extern const struct command cluster_enable_compression_command;
 
 #endif

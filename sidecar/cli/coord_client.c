@@ -4,6 +4,7 @@
 #include "sidecar/coord/values.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 int coord_client_open(struct coord_client *c, struct loop *loop, const struct coord_client_settings *settings,
                       struct otr_errmsg *msg)
@@ -108,21 +109,48 @@ static int take(struct topology *t, const struct key *key, const struct otr_kv *
 struct reading {
     struct otr_get_req req;
     struct coord_client *c;
-    struct topology *t;
     struct otr_errmsg *msg;
     int status;
     bool done;
+    /* coord_client_read */
+    struct topology *t;
+    /* coord_client_get */
+    const char *key;
+    char *value;
+    uint64_t revision;
 };
 
-static void get_done(struct otr_get_req *req, int status, const struct otr_get_result *result,
-                     const struct otr_errmsg *msg)
+static bool reading_ended(struct reading *r, int status, const struct otr_errmsg *msg)
 {
-    struct reading *r = req->data;
-
     r->done = true;
     r->status = status;
     if (status != 0) {
         otr_errmsg_set(r->msg, "%s", msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
+    }
+    return status == 0;
+}
+
+static int reading_run(struct reading *r, const char *prefix, otr_get_cb cb)
+{
+    int rv;
+
+    r->req.data = r;
+    rv = r->c->ops->get(r->c->backend, &r->req, prefix, cb);
+    if (rv != 0) {
+        otr_errmsg_set(r->msg, "%s", otr_strerror(rv));
+        return rv;
+    }
+    /* The request lives here: it is waited for, also when the user interrupts. The backend's own time-out bounds it. */
+    loop_finish(r->c->loop, &r->done, 0);
+    return r->status == 0 && r->c->loop->interrupted != 0 ? OTR_CANCELED : r->status;
+}
+
+static void read_done(struct otr_get_req *req, int status, const struct otr_get_result *result,
+                      const struct otr_errmsg *msg)
+{
+    struct reading *r = req->data;
+
+    if (!reading_ended(r, status, msg)) {
         return;
     }
     for (size_t i = 0; r->status == 0 && i < result->kvs_count; i++) {
@@ -142,24 +170,52 @@ int coord_client_read(struct coord_client *c, struct topology **t, struct otr_er
     char prefix[KEY_MAX];
     int rv;
 
-    r.req.data = &r;
+    if (r.t == NULL) {
+        otr_errmsg_set(msg, "%s", otr_strerror(OTR_NOMEM));
+        return OTR_NOMEM;
+    }
     key_prefix(prefix, c->cluster);
-    rv = r.t != NULL ? c->ops->get(c->backend, &r.req, prefix, get_done) : OTR_NOMEM;
+    rv = reading_run(&r, prefix, read_done);
     if (rv != 0) {
-        otr_errmsg_set(msg, "%s", otr_strerror(rv));
         topology_free(r.t);
         return rv;
     }
-    /* The request lives here: it is waited for, also when the user interrupts. The backend's own time-out bounds it. */
-    loop_finish(c->loop, &r.done, 0);
-    if (r.status == 0 && c->loop->interrupted != 0) {
-        r.status = OTR_CANCELED;
-    }
-    if (r.status != 0) {
-        topology_free(r.t);
-        return r.status;
-    }
     *t = r.t;
+    return 0;
+}
+
+static void get_done(struct otr_get_req *req, int status, const struct otr_get_result *result,
+                     const struct otr_errmsg *msg)
+{
+    struct reading *r = req->data;
+
+    if (!reading_ended(r, status, msg)) {
+        return;
+    }
+    r->status = OTR_NOTFOUND;
+    for (size_t i = 0; i < result->kvs_count; i++) {
+        if (strcmp(result->kvs[i].key, r->key) == 0) { /* Not those that only begin like it. */
+            r->value = strdup(result->kvs[i].value);
+            r->revision = result->kvs[i].revision;
+            r->status = r->value != NULL ? 0 : OTR_NOMEM;
+        }
+    }
+    if (r->status != 0) {
+        otr_errmsg_set(r->msg, "key %s: %s", r->key, otr_strerror(r->status));
+    }
+}
+
+int coord_client_get(struct coord_client *c, const char *key, char **value, uint64_t *revision, struct otr_errmsg *msg)
+{
+    struct reading r = {.c = c, .msg = msg, .key = key};
+    int rv = reading_run(&r, key, get_done);
+
+    if (rv != 0) {
+        free(r.value);
+        return rv;
+    }
+    *value = r.value;
+    *revision = r.revision;
     return 0;
 }
 

@@ -41,6 +41,9 @@ void coord_client_close(struct coord_client *c);
  * interrupts. */
 int coord_client_read(struct coord_client *c, struct topology **t, struct otr_errmsg *msg);
 
+/* One key's value, malloc'd, and its revision. OTR_NOTFOUND: there is none. Else as coord_client_read. */
+int coord_client_get(struct coord_client *c, const char *key, char **value, uint64_t *revision, struct otr_errmsg *msg);
+
 /* As otr_txn_cb. */
 int coord_client_txn(struct coord_client *c, const struct otr_txn *txn, struct otr_errmsg *msg);
 

@@ -39,6 +39,7 @@ struct settings {
     const char *tokens;
     bool metrics_open;
     const char *tls_cert, *tls_key, *tls_client_ca;
+    const char *compression;
     const char *log_level;
 };
 
@@ -88,6 +89,8 @@ static const struct option options[] = {
     {"tls-key", OPTION_TEXT, OPTION(tls_key), "FILE", NULL, false, 0, 0, "its key, PEM"},
     {"tls-client-ca", OPTION_TEXT, OPTION(tls_client_ca), "FILE", NULL, false, 0, 0,
      "clients must show a certificate of this CA, PEM"},
+    {"compression", OPTION_TEXT, OPTION(compression), "WHEN", "auto", false, 0, 0,
+     "for peers, if the cluster's setting allows it: auto (while it pays), always (each byte costs) or never"},
     {"log-level", OPTION_TEXT, OPTION(log_level), "LEVEL", "info", false, 0, 0, "error, warn, info or debug"},
 };
 
@@ -139,6 +142,20 @@ static int advertised(const struct settings *s, const struct topology_address *l
     strcpy(out->host, host);
     out->port = listen->port;
     return 0;
+}
+
+static bool compression_parse(const char *text, enum node_compression *out)
+{
+    static const char *const names[] = {
+        [NODE_COMPRESSION_AUTO] = "auto", [NODE_COMPRESSION_ALWAYS] = "always", [NODE_COMPRESSION_NEVER] = "never"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum node_compression)i;
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Makes the directory itself, not those above it: a path mistyped or a disk not mounted is no place for data. */
@@ -322,6 +339,7 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
                                     .tls_client_ca = s->tls_client_ca};
     int rv;
 
+    (void)compression_parse(s->compression, &config.compression); /* check() has refused other words */
     rv = coord_access_apply(&s->coordinator, &config.backend_config, msg);
     rv = rv != 0 ? rv : advertised(s, &s->listen, &config.client, msg);
     config.client.tls = s->tls_cert != NULL;
@@ -347,6 +365,7 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
 /* Settings whose words only this command knows. */
 static int check(struct settings *s, struct otr_errmsg *msg)
 {
+    enum node_compression compression;
     enum log_level level;
     int rv;
 
@@ -355,6 +374,10 @@ static int check(struct settings *s, struct otr_errmsg *msg)
         return OTR_INVALID;
     }
     log_set_level(level);
+    if (!compression_parse(s->compression, &compression)) {
+        otr_errmsg_set(msg, "--compression: \"%s\" is none of auto, always, never", s->compression);
+        return OTR_INVALID;
+    }
     if (otr_backend_find(s->backend) == NULL) {
         otr_errmsg_set(msg, "--backend: there is no \"%s\"; this version has: etcd", s->backend);
         return OTR_INVALID;

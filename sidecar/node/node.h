@@ -23,7 +23,7 @@ typedef void (*node_call_cb)(struct node *n, struct peer_call *call, enum peer_m
 /* What this node does of the cluster's setting `compression`. */
 enum node_compression {
     NODE_COMPRESSION_AUTO,   /* when it pays */
-    NODE_COMPRESSION_ALWAYS, /* for tests and measurements */
+    NODE_COMPRESSION_ALWAYS, /* where each byte costs */
     NODE_COMPRESSION_NEVER,  /* and nobody is to send us compressed entries either: as a version that knows none */
 };
 

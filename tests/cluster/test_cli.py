@@ -15,7 +15,7 @@ from harness import ETCD, PROGRAM, Cluster, ClusterTest, free_ports, run, start_
 
 COMMANDS = ["sidecar", "dev", "load", "cluster init", "cluster status", "cluster list-nodes", "cluster health",
             "cluster failover",
-            "certs ca", "certs node", "certs client", "certs all", "certs show"]
+            "certs ca", "certs node", "certs client", "certs all", "certs show", "cluster enable-compression"]
 
 
 class TestWords(unittest.TestCase):
@@ -46,6 +46,9 @@ class TestWords(unittest.TestCase):
                                  (("sidecar", "--node", "n"), "--data is missing (or OUTRIGGER_DATA"),
                                  (("sidecar", "--node", "n", "--data", "/d", "--engine", "x"), 'there is no "x"'),
                                  (("sidecar", "--node", "n", "--data", "/d", "--log-level", "x"), "none of error"),
+                                 (("sidecar", "--node", "n", "--data", "/d", "--compression", "x"), "none of auto"),
+                                 (("cluster", "enable-compression"), "--algorithm is missing"),
+                                 (("cluster", "enable-compression", "--algorithm", "lz4"), "nothing was changed"),
                                  (("sidecar", "--node", "n", "--data", "/d", "--listen", "nowhere.invalid:1"),
                                   "no address of this host"),
                                  (("load", "--file", "f", "--collection", "a/b"), "is not a name")):
@@ -61,6 +64,9 @@ class TestWords(unittest.TestCase):
                 done = run("cluster", command, *asked)
                 self.assertEqual(done.returncode, 1, done)
                 self.assertIn(f"127.0.0.1:{port}", done.stderr)
+        done = run("cluster", "enable-compression", "--algorithm", "zstd", "--endpoints", f"http://127.0.0.1:{port}")
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn(f"127.0.0.1:{port}", done.stderr)
 
 
 class TestSidecarStart(unittest.TestCase):
