@@ -49,7 +49,7 @@ LINK_peer     := peer io log core
 LINK_node     := node peer coord io log core
 # The door's objects alone, without the rest of libnode: the tests put a fake node and fake peers behind it.
 LINK_api      := api coord io core
-UNIT_EXTRA_api = $(patsubst %.c,$(OBJ)/%.o,$(wildcard sidecar/node/door*.c)) $(OBJ)/gen/outrigger.pb-c.o
+UNIT_EXTRA_api = $(patsubst %.c,$(OBJ)/failing/%.of,$(wildcard sidecar/node/door*.c)) $(OBJ)/gen/outrigger.pb-c.o
 LINK_cli      := cli api node etcd ruvector peer coord io log core
 LIBS_core     := -lm
 LIBS_log      := -lm -lpthread
@@ -130,13 +130,12 @@ $(OBJ)/tests/%.o: tests/%.c $(FLAGS)
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) -c $< -o $@
 
-TESTLIB_log := fake_disk fail_malloc temp_dir
-UNIT_LDFLAGS_log := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
+TESTLIB_log := fake_disk temp_dir
 # A test counts the comparisons of tokens, and lets connections come from elsewhere.
 UNIT_LDFLAGS_api := -Wl,--wrap=CRYPTO_memcmp,--wrap=uv_tcp_getpeername
 TESTLIB_api := temp_dir test_certs
 TESTLIB_core := fail_malloc
-UNIT_LDFLAGS_core := $(UNIT_LDFLAGS_log)
+UNIT_LDFLAGS_core := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 TESTLIB_node := fake_backend fake_engine fake_store
 TESTLIB_cli := fake_backend fake_store temp_dir
 TESTLIB_io := http_stub temp_dir test_certs
@@ -144,14 +143,30 @@ TESTLIB_peer := temp_dir test_certs
 TESTLIB_ruvector := ruvector_server
 TESTLIB_etcd := http_stub
 
+# Copies of libraries whose calls can be made to fail (tests/lib/fail_calls.h), and the objects that do it, for the rooms named.
+FAIL_SYMS := $(OBJ)/failing/symbols
+FAIL_OBJ_libc := $(OBJ)/failing/tests/lib/fail_calls.of
+FAIL_OBJ_uv := $(FAIL_OBJ_libc) $(OBJ)/failing/tests/lib/fail_calls_uv.of
+FAILING_ROOMS := log io coord peer etcd ruvector api cli
+failing = $(patsubst $(LIB)/%,$(OBJ)/failing/%,$(1))
+unitlibs = $(if $(filter $(1),$(FAILING_ROOMS)),$(call failing,$(call libs,$(1))) $(FAIL_OBJ_$(if $(LIBS_$(1)),libc,uv)),$(call libs,$(1)))
+$(FAIL_SYMS): tests/lib/fail_calls.c tests/lib/fail_calls_uv.c
+	@mkdir -p $(@D)
+	$(Q)sed -n 's/^WRAP(\([a-zA-Z0-9_]*\),.*/\1 __wrap_\1\n__real_\1 \1/p' $^ > $@
+$(OBJ)/failing/%.a: $(LIB)/%.a $(FAIL_SYMS)
+	$(Q)objcopy --redefine-syms=$(FAIL_SYMS) $< $@
+$(OBJ)/failing/%.of: $(OBJ)/%.o $(FAIL_SYMS)
+	@mkdir -p $(@D)
+	$(Q)objcopy --redefine-syms=$(FAIL_SYMS) $< $@
+
 define unit
 UNIT_OBJ_$(1) := $$(patsubst %.c,$(OBJ)/%.o,$$(wildcard tests/unit/$(1)/*.c)) $$(patsubst %,$(OBJ)/tests/lib/%.o,some_ran $$(TESTLIB_$(1)))
 $$(UNIT_OBJ_$(1)): | $(PROTO_H)
 $(call list,unit-$(1),$$(UNIT_OBJ_$(1)))
-$(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call libs,$(1)) $(OBJ)/unit-$(1).list
+$(BIN)/unit-$(1): $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) $$(call unitlibs,$(1)) $(OBJ)/unit-$(1).list
 	@mkdir -p $$(@D)
 	$$(call say,LINK $$@)
-	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) $$(UNIT_LDFLAGS_$(1)) -o $$@ $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) -Wl,--start-group $$(call libs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) $$(UNIT_LDFLAGS_$(1)) -o $$@ $$(UNIT_OBJ_$(1)) $$(UNIT_EXTRA_$(1)) -Wl,--start-group $$(call unitlibs,$(1)) -Wl,--end-group -lcriterion $$(call syslibs,$(1))
 .PHONY: unit-$(1)
 unit-$(1): $(BIN)/unit-$(1)
 	$(BIN)/unit-$(1)
@@ -312,12 +327,10 @@ $(FUZZ_NAMES:%=fuzz-replay-%): fuzz-replay-%: $(FUZZ)/bin/%
 fuzz-replay: $(FUZZ_NAMES:%=fuzz-replay-%)
 
 # --- the program with calls that fail at will, for tests/failing-calls ---------------------------------------
-FAIL_CALLS := $(shell grep -oP '^WRAP.\K\w+' tests/lib/fail_calls.c)
-FAIL_CALLS_OBJ := $(OBJ)/tests/lib/fail_calls.o
-$(BIN)/outrigger-failing: $(MAIN_OBJ) $(call libs,cli) $(FAIL_CALLS_OBJ)
+$(BIN)/outrigger-failing: $(MAIN_OBJ) $(call failing,$(call libs,cli)) $(FAIL_OBJ_uv)
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
-	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) $(FAIL_CALLS:%=-Wl,--wrap=%) -o $@ $(MAIN_OBJ) $(FAIL_CALLS_OBJ) -Wl,--start-group $(call libs,cli) -Wl,--end-group $(SYS_ALL)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(MAIN_OBJ) -Wl,--start-group $(filter %.a %.of,$^) -Wl,--end-group $(SYS_ALL)
 # FAILING: how many of each kind (of SEED), "all", or memory:17, call:100-200.
 .PHONY: failing-calls
 failing-calls: $(BIN)/outrigger-failing servers

@@ -259,7 +259,7 @@ void http_conn_answer(struct http_conn *c, int status, const char *headers, stru
     if (bodiless || c->no_body) {
         text_close(&c->out_body);
     }
-    if (c->out_head.failed != 0) {
+    if (c->out_head.failed != 0 || c->out_body.failed != 0) {
         http_conn_enter(c, HTTP_CONN_WRITING); /* no request is being handled any more */
         http_conn_close(c);
         return;

@@ -69,7 +69,9 @@ void rest_reply(struct rest_request *r, int status, const char *headers, struct 
         int err = body->failed;
 
         text_close(body);
-        rest_error(r, err, err == OTR_TOOBIG ? "the answer is larger than 64 MiB: ask for less" : otr_strerror(err));
+        rest_error_more(r, err,
+                        err == OTR_TOOBIG ? "the answer is larger than 64 MiB: ask for less" : otr_strerror(err),
+                        r->writes ? "\"unknown\"" : "false", NULL, NULL); /* Done, but there is no room to say what. */
         return;
     }
     count(r, status);
@@ -459,7 +461,11 @@ void rest_on_request(void *data, struct http_exchange *x)
     int rv;
 
     if (r == NULL) {
-        http_reply(x, 503, NULL, NULL);
+        struct text body;
+
+        text_init(&body, 4096);
+        http_error_text(&body, "unavailable", "out of memory: try again", "false", NULL);
+        http_reply(x, 503, "Retry-After: 1\r\n", &body);
         return;
     }
     r->api = a;

@@ -111,7 +111,8 @@ static void write_done(void *data, const struct door_write_result *result)
     }
     r->unsampled = pending; /* It waited for an engine: the shard's primary judges that. */
     text_puts(&body, pending ? ",\"applied\":\"pending\"}\n" : "}\n");
-    rest_reply(r, 200, headers.failed == 0 ? headers.bytes : NULL, &body);
+    body.failed = body.failed != 0 ? body.failed : headers.failed; /* Without its position it would be no answer. */
+    rest_reply(r, 200, headers.bytes, &body);
     text_close(&headers);
 }
 

@@ -1,6 +1,6 @@
 /* Every allocation fails once: the call says so, nothing has changed, and the same call succeeds afterwards. */
 #include "sidecar/log/journal.h"
-#include "tests/lib/fail_malloc.h"
+#include "tests/lib/fail_calls.h"
 #include "tests/lib/temp_dir.h"
 
 #include <criterion/criterion.h>
@@ -109,22 +109,21 @@ static void live(const struct journal_config *config)
 {
     struct journal_meta meta = {.log_id = 4, .promised = 1};
     struct journal *j = open_twice(config);
-    uint64_t held;
 
     for (uint64_t i = 1; i <= 30; i++) {
         append(j, i, 1 + i / 4);
         if (i % 10 == 0) {
-            held = fail_malloc_hold();
+            fail_calls_pause(true);
             flush(j);
-            fail_malloc_at(held);
+            fail_calls_pause(false);
         }
     }
     append_raw(j, 31, 9);
     TWICE(j, journal_meta_write(j, 1, &meta));
     TWICE(j, journal_cut(j, 1, 33));
-    held = fail_malloc_hold();
+    fail_calls_pause(true);
     flush(j);
-    fail_malloc_at(held);
+    fail_calls_pause(false);
     read_entries(j, 1, 10, 1);
     read_entries(j, 32, 32, 1);
     journal_close(j);
@@ -136,9 +135,9 @@ static void live(const struct journal_config *config)
     TWICE(j, journal_seed_begin(j, 1, &meta));
     TWICE(j, journal_seed_end(j, 1, ((struct otr_position){20, 100}), NULL, 0));
     append(j, 101, 20);
-    held = fail_malloc_hold();
+    fail_calls_pause(true);
     flush(j);
-    fail_malloc_at(held);
+    fail_calls_pause(false);
     cr_assert(eq(u64, state_of(j).durable_index, 101));
     journal_close(j);
 }
@@ -153,10 +152,10 @@ Test(journal_nomem, any_allocation_may_fail)
 
         temp_dir_init(&dir);
         cr_assert(eq(int, file_posix_new(&config.fs, dir.path, NULL), 0));
-        fail_malloc_at(n);
+        fail_calls_at(FAIL_MEMORY, n);
         live(&config);
-        met = !fail_malloc_pending();
-        fail_malloc_at(0);
+        met = !fail_calls_pending();
+        fail_calls_at(FAIL_MEMORY, 0);
         file_posix_free(config.fs);
         temp_dir_close(&dir);
         cr_assert(lt(u64, n, 2000));

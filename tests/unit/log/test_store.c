@@ -1,5 +1,5 @@
 #include "sidecar/log/store_internal.h"
-#include "tests/lib/fail_malloc.h"
+#include "tests/lib/fail_calls.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
@@ -301,10 +301,10 @@ Test(store, out_of_memory_changes_nothing)
         int rv = 0;
         bench_init(&b, NULL);
         for (unsigned i = 0; i < MODEL_IDS; i += 30) {
-            /* The test's own allocations come first: only those of the store are to fail. */
-            fail_malloc_at(i == failing ? 4 + n % 20 : 0);
+            fail_calls_at(FAIL_MEMORY, i == failing ? 1 + n % 20 : 0);
             rv = put(&b, i % COLLECTIONS, i, 30, false);
-            met = fail_malloc_hold() == 0;
+            met = !fail_calls_pending();
+            fail_calls_at(FAIL_MEMORY, 0);
             cr_assert(rv == 0 || rv == OTR_NOMEM);
             if (i == failing) {
                 break;
@@ -312,9 +312,10 @@ Test(store, out_of_memory_changes_nothing)
         }
         check(&b);
         for (uint64_t k = 1; k < 8; k++) {
-            fail_malloc_at(k);
+            fail_calls_at(FAIL_MEMORY, k);
             snap = store_snapshot_by_hash(b.store, 0, 0, 100);
-            cr_assert(eq(int, snap == NULL, fail_malloc_hold() == 0));
+            cr_assert(eq(int, snap == NULL, !fail_calls_pending()));
+            fail_calls_at(FAIL_MEMORY, 0);
             store_snapshot_free(snap);
         }
         bench_close(&b);
