@@ -82,6 +82,8 @@ static int ask_through_coordinator(struct fetch_client *f, struct loop *loop, co
 
     if (rv == 0) {
         rv = ask_one_of(f, s, &v, fetch, msg);
+    } else {
+        otr_errmsg_wrap(msg, "without the coordinator ask a sidecar (--sidecar URL)");
     }
     cluster_view_close(&v);
     return rv;

@@ -134,11 +134,14 @@ static int find_silent(struct health *h, const struct cluster_view *v, int node,
     const struct cluster_view_node *n = &v->nodes[node];
 
     if (!n->live) {
+        static const char action[] =
+            "start its sidecar again; if it runs, its /readyz and its log say why it is not in the cluster";
         struct behind b = behind(v, node);
 
-        return add(h, node, -1,
-                   "start its sidecar again; if it runs, its /readyz and its log say why it is not in the cluster",
-                   "is away: %u of its %u replicas are not in sync", b.out, b.replicas);
+        if (b.out == 0) {
+            return add(h, node, -1, action, "is away, or does not reach the coordinator");
+        }
+        return add(h, node, -1, action, "is away: %u of its %u replicas are not in sync", b.out, b.replicas);
     }
     if (f->http_status == 401 || f->http_status == 403) {
         return add(h, node, -1, "give a token that may read: --token-file FILE, or OUTRIGGER_TOKEN",

@@ -17,6 +17,9 @@ enum {
     HANDOFF_PAUSE_MAX_MS = 5000,       /* ...doubling up to this */
 };
 
+/* What a member must have to answer that it is able, for whoever asked in vain. */
+#define HANDOFF_ABLE_NEEDS "that takes a working engine, room on the disk, and the coordinator in reach"
+
 /* --- outcome ------------------------------------------------------------------------------------------------------ */
 
 static void handed(struct replica *r, int status, otr_node to, const char *why, struct replica_actions *out)
@@ -90,7 +93,7 @@ void handoff_on_event(struct replica *r, const struct replica_event *ev, struct 
         handed(r, OTR_NOTPRIMARY, r->leader.node == r->config.self ? OTR_NODE_NONE : r->leader.node,
                "this replica does not lead", out);
     } else if (wanted == r->config.self && replica_leads(r)) {
-        handed(r, OTR_UNAVAIL, wanted, "the wanted member leads already", out);
+        handed(r, OTR_UNAVAIL, wanted, "it leads already", out);
     } else if (h->phase == HANDOFF_NONE || (h->phase == HANDOFF_OFFERING && !h->asked)) {
         begin(r, wanted, ev->handoff.timeout_ms, true);
     } else if (!h->asked && (wanted == OTR_NODE_NONE || wanted == h->to)) {
@@ -189,8 +192,8 @@ static const char *why_nobody(const struct replica *r)
     if (r->handoff.wanted == OTR_NODE_NONE) {
         return "no other member is in sync and connected";
     }
-    return descriptor_in_sync(&r->descriptor, r->handoff.wanted) < 0 ? "the wanted member is not in sync"
-                                                                     : "the wanted member cannot be reached, or leaves";
+    return descriptor_in_sync(&r->descriptor, r->handoff.wanted) < 0 ? "it is not in sync"
+                                                                     : "it cannot be reached, or is about to stop";
 }
 
 static void offering(struct replica *r, struct replica_actions *out)
@@ -211,7 +214,10 @@ static void offering(struct replica *r, struct replica_actions *out)
             return;
         }
         if (o.unanswered == 0) {
-            finish(r, OTR_UNAVAIL, h->wanted, "no member is able to lead: engine, session or coordinator", out);
+            finish(r, OTR_UNAVAIL, h->wanted,
+                   h->wanted != OTR_NODE_NONE ? "it is not able to lead: " HANDOFF_ABLE_NEEDS
+                                              : "no other member is able to lead: " HANDOFF_ABLE_NEEDS,
+                   out);
             return;
         }
         send_offers(r, out);

@@ -107,7 +107,7 @@ struct door_handoff_result {
     char from[OTR_NAME_MAX + 1], to[OTR_NAME_MAX + 1]; /* "": unknown */
     uint64_t epoch;
     uint64_t pause_us; /* how long the shard took no writes; 0: unknown */
-    char message[160];
+    char message[NODE_HANDOFF_MESSAGE_MAX];
 };
 typedef void (*door_handoff_cb)(void *data, const struct door_handoff_result *result);
 /* The shard's primary, wherever it is, hands over. OTR_NOTFOUND with words: no such shard or node. */

@@ -1,6 +1,7 @@
 /* An operator's wish that a shard's primary change: asked of whoever is primary, here or over its link. Asked again
  * while nobody knows who that is, or when the one asked was not it. An attempt whose answer was lost may have worked:
- * then the shard has another primary, and a wish for a certain node that leads already is fulfilled. */
+ * then the shard has another primary. Whoever wished for a certain node has it when that one leads; else the one that
+ * leads now is asked. */
 #include "sidecar/node/door_internal.h"
 
 #include "sidecar/io/clock.h"
@@ -128,8 +129,13 @@ static void handoff_look(struct door_op *op, uint64_t now_ms)
         return;
     }
     door_op_wait(op, now_ms);
-    /* An answer was lost, and the shard has another primary than the one asked, or the one wished for. */
+    /* An answer was lost, and the shard has another primary than the one asked. */
     if (o->uncertain && primary != OTR_NODE_NONE && primary != o->asked) {
+        if (o->to != OTR_NODE_NONE && primary != o->to) { /* not the one wished for: the wish stands */
+            o->uncertain = false;
+            ask(o, primary, now_ms);
+            return;
+        }
         take_name(o, o->result.to, primary);
         o->result.epoch = known != NULL ? known->descriptor.epoch : 0;
         o->result.status = 0;

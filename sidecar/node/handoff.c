@@ -24,6 +24,7 @@ struct handoff {
     struct later later;
     node_handoff_cb cb;
     void *data;
+    otr_node wanted; /* OTR_NODE_NONE: the best */
     uint32_t timeout_ms;
     unsigned asked;       /* times the new primary was asked whether it serves */
     uint64_t refusing_ns; /* since when writes are refused; 0: they are not */
@@ -79,6 +80,23 @@ static int ask_served(struct handoff *h)
     return peer_link_call(link, PEER_GET, &request.base, h->timeout_ms, on_served, h);
 }
 
+/* Who still leads, of whom was asked, and why. */
+static void explain(struct handoff *h, const char *why)
+{
+    const struct shard *s = h->shard;
+    const struct topology *t = s->node->topology;
+    int used = 0;
+
+    if (h->result.status != 0 && s->role == REPLICA_PRIMARY) {
+        used = snprintf(h->result.message, sizeof h->result.message, "shard %u stays with %s: ", s->id, s->node->name);
+        if (h->wanted != OTR_NODE_NONE) {
+            used += snprintf(h->result.message + used, sizeof h->result.message - (size_t)used,
+                             "%s was asked for: ", topology_name(t, h->wanted));
+        }
+    }
+    snprintf(h->result.message + used, sizeof h->result.message - (size_t)used, "%s", why != NULL ? why : "");
+}
+
 void handoff_handed(struct shard *s, const struct replica_action *a)
 {
     struct handoff *h = s->handoff;
@@ -92,7 +110,7 @@ void handoff_handed(struct shard *s, const struct replica_action *a)
     h->result.status = a->handed.status;
     h->result.to = a->handed.to;
     h->result.epoch = a->handed.epoch;
-    snprintf(h->result.message, sizeof h->result.message, "%s", a->handed.why != NULL ? a->handed.why : "");
+    explain(h, a->handed.why);
     if (a->handed.status == 0 && h->refusing_ns != 0 && !s->node->closing && ask_served(h) == 0) {
         h->asked = 1;
         return;
@@ -149,8 +167,13 @@ int node_handoff(struct node *n, otr_shard shard, otr_node to, uint32_t timeout_
     if (h == NULL) {
         return OTR_NOMEM;
     }
-    *h = (struct handoff){
-        .shard = s, .node = n, .cb = cb, .data = data, .timeout_ms = timeout_ms, .result = {.from = n->self}};
+    *h = (struct handoff){.shard = s,
+                          .node = n,
+                          .cb = cb,
+                          .data = data,
+                          .wanted = to,
+                          .timeout_ms = timeout_ms,
+                          .result = {.from = n->self}};
     s->handoff = h;
     shard_feed(s, &(struct replica_event){.type = REPLICA_EV_HANDOFF, .handoff = {.to = to, .timeout_ms = timeout_ms}});
     return 0;

@@ -137,6 +137,7 @@ typedef void (*node_write_cb)(void *data, const struct node_write_result *result
 int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id, enum record_kind kind,
                const uint8_t *body, size_t body_bytes, node_write_cb cb, void *data);
 
+enum { NODE_HANDOFF_MESSAGE_MAX = 400 };
 struct node_handoff_result {
     int status; /* 0: `to` leads in `epoch`. OTR_UNAVAIL: nobody is able, we lead on; OTR_TIMEOUT; OTR_BUSY;
                  * OTR_CANCELED
@@ -144,7 +145,7 @@ struct node_handoff_result {
     otr_node from, to;
     uint64_t epoch;
     uint64_t pause_us; /* from the last moment in which we took writes until the new primary served; 0: unknown */
-    char message[160];
+    char message[NODE_HANDOFF_MESSAGE_MAX];
 };
 typedef void (*node_handoff_cb)(void *data, const struct node_handoff_result *result);
 /* A shard whose primary we are goes to `to` (OTR_NODE_NONE: whoever is best). Errors with words, cb then never comes:
