@@ -281,15 +281,14 @@ class TestEtcdSecurity(ClusterTest):
         for words, access in (
                 ("authentication failed", with_option("coordinator-password-file", cluster.path("wrong"))),
                 ("authentication failed", with_option("coordinator-user", "nobody")),
-                ("", good[:2] + good[6:]),
-                ("certificate", good[:8]),
-                ("certificate", good[:8] + ["--coordinator-cert", f"{other}/admin.crt", "--coordinator-key", f"{other}/admin.key"]),
-                ("certificate", with_option("coordinator-ca", f"{other}/ca.crt"))):
+                ("user name is empty", good[:2] + good[6:]),
+                ("refused our certificate, or the lack of one", good[:8]),
+                ("refused our certificate", good[:8] + ["--coordinator-cert", f"{other}/admin.crt", "--coordinator-key", f"{other}/admin.key"]),
+                ("unable to get local issuer certificate", with_option("coordinator-ca", f"{other}/ca.crt"))):
             done = run("cluster", "init", "--nodes", "3", "--shards", str(cluster.shards), "--timeout", "5s", *access)
             self.assertNotEqual(done.returncode, 0, done)
             self.assertIn(words, done.stderr)
             self.assertNotIn("wrong-secret", done.stderr + done.stdout)
-            self.assertGreater(len(done.stderr), 20, done)
         done = run("cluster", "init", "--nodes", "3", "--shards", str(cluster.shards), "--timeout", "20s", *good)
         self.assertEqual(done.returncode, 0, done)
 

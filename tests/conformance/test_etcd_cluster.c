@@ -327,3 +327,29 @@ Test(etcd_cluster, endpoints_down, .timeout = 60)
 {
     world_run(&world_etcd, case_endpoints);
 }
+
+static void case_one_lease(struct world *w)
+{
+    struct session session;
+    struct get get;
+
+    w->driver->far_open(w);
+    get_start(w, &get, w->far, "s/");
+    AWAIT(w, get.calls_count == 1 && get.status == 0);
+    for (int i = 0; i < 3; i++) {
+        w->driver->far_link(w, LINK_NO_ANSWERS);
+        session_start(w, &session, w->far, 60000);
+        AWAIT(w, session.unreachable_count == 1);
+        world_pass(w, 2500); /* It is asked for again. */
+        w->driver->far_link(w, LINK_WHOLE);
+        AWAIT(w, session.open_count == 1);
+    }
+    etcd_server_ctl(w->coordinator,
+                    "n=$(etcdctl lease list | grep -cv found); test $n = 3 || { echo $n leases; exit 1; }");
+}
+
+/* However often a grant is asked for again, one lease comes of it: others would live on, unused, for their TTL. */
+Test(etcd_cluster, one_lease, .timeout = 60)
+{
+    world_run(&world_etcd, case_one_lease);
+}
