@@ -1,7 +1,5 @@
 #include "lab_backend.h"
 
-#include "tests/lib/fake_backend.h"
-
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -236,10 +234,10 @@ static int op_open(struct otr_backend **b, const struct otr_backend_config *conf
     return rv;
 }
 
-void lab_cut_off(unsigned i, bool cut_off)
+void lab_link(unsigned i, enum fake_link link)
 {
     cr_assert(i < opened_count);
-    fake_set_link(opened[i], cut_off ? FAKE_LINK_REFUSED : FAKE_LINK_WHOLE);
+    fake_set_link(opened[i], link);
 }
 
 static int op_session_open(struct otr_backend *b, struct otr_session *s, uint32_t ttl_ms, otr_session_cb cb)

@@ -4,6 +4,7 @@
 #define OUTRIGGER_TESTS_LAB_BACKEND_H
 
 #include "outrigger/backend.h"
+#include "tests/lib/fake_backend.h"
 
 extern const struct otr_backend_ops lab_backend_ops;
 
@@ -13,8 +14,8 @@ unsigned lab_held_gets(void);
 void lab_release_gets(void);
 /* The next so many reads are refused at once with OTR_NOMEM. */
 void lab_refuse_gets(unsigned count);
-/* The coordinator is out of reach for node i, in the order in which the nodes were started for the first time. */
-void lab_cut_off(unsigned i, bool cut_off);
+/* The coordinator is out of reach in this way for node i, in the order in which the nodes were first started. */
+void lab_link(unsigned i, enum fake_link link);
 /* Answers to transactions are held back. */
 void lab_hold_txns(bool hold);
 unsigned lab_held_txns(void);

@@ -467,12 +467,14 @@ Test(handoff, the_coordinator_out_of_reach)
     lab_put(&lab, c, "a", 1);
     fake_set_reach(lab.coordinator, FAKE_REACHABLE);
     lab_until(&lab, lab_in_sync, NULL, "all in sync");
-    p = lab_primary(&lab, 0);
-    lab_cut_off((unsigned)p, true);
-    lab_until(&lab, primary_is, &(struct primary_is){0, p, true}, "another one leads");
-    lab_put(&lab, c, "a", 2);
-    lab_cut_off((unsigned)p, false);
-    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    for (enum fake_link link = FAKE_LINK_REFUSED; link <= FAKE_LINK_NO_ANSWERS; link++) {
+        p = lab_primary(&lab, 0);
+        lab_link((unsigned)p, link);
+        lab_until(&lab, primary_is, &(struct primary_is){0, p, true}, "another one leads");
+        lab_put(&lab, c, "a", 2);
+        lab_link((unsigned)p, FAKE_LINK_WHOLE);
+        lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    }
     lab_close(&lab);
 }
 
