@@ -166,6 +166,31 @@ class TestSidecarStart(unittest.TestCase):
         self.assertIn("node node-1 its engine is down\n      -> start its engine again", done.stdout)
         self.stop(child)
 
+    def test_a_token_is_asked_for(self):
+        """Without one nothing is told, with too weak a one nothing is changed, and the words say which it takes."""
+        path, tokens = os.path.join(self.directory, "tokens"), {}
+        for role in ("read", "write", "admin"):
+            done = run("token", "--role", role, "--name", role, "--file", path)
+            self.assertEqual(done.returncode, 0, done)
+            tokens[role] = done.stdout.strip()
+        child = self.start(tokens=path)
+        sidecar = ("--sidecar", f"http://127.0.0.1:{self.client_port}")
+
+        def asked(command, *arguments, token=None):
+            done = run("cluster", command, *arguments, *sidecar, env=dict(os.environ, OUTRIGGER_TOKEN=tokens.get(token, "")))
+            self.assertEqual(done.returncode, 1, done)
+            for secret in tokens.values():
+                self.assertNotIn(secret, done.stdout + done.stderr)
+            return done
+
+        self.assertIn("HTTP status 401", asked("failover", "--shard", "0").stderr)
+        self.assertIn("HTTP status 401", asked("health").stderr)
+        for role in ("read", "write"):
+            self.assertRegex(asked("failover", "--shard", "0", token=role).stderr, r"admin.*HTTP status 403")
+        self.assertIn("there is no shard 0", asked("failover", "--shard", "0", token="admin").stderr)
+        self.assertIn("cannot use the coordinator", asked("health", token="read").stdout)
+        self.stop(child)
+
     def test_settings_from_environment_and_file(self):
         path = os.path.join(self.directory, "outrigger.yaml")
         with open(path, "w", encoding="utf-8") as file:

@@ -18,26 +18,32 @@ def blocks():
         return re.findall(r"<!-- tour -->\n```sh\n(.*?)```", file.read(), re.DOTALL)
 
 
+def strangers(cluster):
+    """Processes that name the cluster's directory, but are not those that dev started."""
+    ours = {process.pid for process in cluster.known} | {cluster.child.pid, os.getpid()}
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in ours:
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    if cluster.data.encode() in file.read():
+                        found.append(int(entry))
+            except OSError:
+                pass
+    return found
+
+
+def end_strangers(cluster):
+    """What a block of the documentation started."""
+    for pid in strangers(cluster):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not strangers(cluster), 10, "the end of what the documentation's commands started")
+
+
 class TestTour(ClusterTest):
     def tearDown(self):
         super().tearDown()
-        for pid in self.started_by_the_tour():
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.started_by_the_tour(), 10, "the end of what the tour started")
-
-    def started_by_the_tour(self):
-        """Processes that name this cluster's directory, but are not those that dev started."""
-        ours = {process.pid for process in self.cluster.known} | {self.cluster.child.pid, os.getpid()}
-        found = []
-        for entry in os.listdir("/proc"):
-            if entry.isdigit() and int(entry) not in ours:
-                try:
-                    with open(f"/proc/{entry}/cmdline", "rb") as file:
-                        if self.cluster.data.encode() in file.read():
-                            found.append(int(entry))
-                except OSError:
-                    pass
-        return found
+        end_strangers(self.cluster)
 
     def translated(self, text):
         for i in range(self.nodes):
@@ -55,7 +61,7 @@ class TestTour(ClusterTest):
 
     def test_every_block_works(self):
         self.assertIsNotNone(shutil.which("jq"), "the tour uses jq: scripts/install-deps.sh test")
-        first, failover = blocks()
+        first, failover, planned = blocks()
         printed = self.run_block(first)
         self.assertIn('{"ids":["apple","cherry","banana"]}', printed)
         self.assertRegex(printed, r'"results":\[\{"id":"cherry".*\{"id":"apple"')
@@ -65,6 +71,9 @@ class TestTour(ClusterTest):
         self.assertIn('{"ids":["date","elder","fig"]}', printed)
         self.assertTrue(printed.rstrip().splitlines()[-1].startswith('{"id":"date"'), printed)
         self.cluster.wait_in_sync()
+        printed = self.run_block(planned)
+        self.assertRegex(printed, r"(?m)^shard 0: primary was node-\d, is node-\d in epoch \d+; writes paused for [\d.]+ ms$")
+        self.assertRegex(printed, r"(?m)^cluster outrigger is healthy: each of its 4 shards")
 
 
 if __name__ == "__main__":
