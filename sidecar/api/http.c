@@ -3,6 +3,8 @@
 #include "sidecar/io/log.h"
 
 #include <assert.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -13,6 +15,7 @@ enum {
     BACKLOG = 511,
     SWEEP_MS = 100,
     REFUSED_CONNECTIONS_MAX = 100, /* above connections_max, to be told why */
+    UNSENT_BYTES = 128 << 10,      /* that the kernel holds of an answer: it would take megabytes that nobody reads */
 };
 
 static void on_sweep_closed(uv_handle_t *handle)
@@ -176,7 +179,9 @@ static struct http_conn *conn_new(struct http_server *s)
 /* rv: of accepting it. */
 static void conn_begin(struct http_conn *c, int rv)
 {
+    static const int unsent = UNSENT_BYTES;
     struct http_server *s = c->s;
+    uv_os_fd_t fd;
 
     if (rv != 0 || s->sockets_count > s->config.connections_max + REFUSED_CONNECTIONS_MAX) {
         http_conn_close(c);
@@ -184,6 +189,10 @@ static void conn_begin(struct http_conn *c, int rv)
     }
     s->metrics.connections_total++;
     uv_tcp_nodelay(&c->tcp, 1);
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0) {
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent,
+                         sizeof unsent); /* Without it all works, larger. */
+    }
     if (s->sockets_count > s->config.connections_max) {
         http_conn_refuse(c, 503, "too many connections: try again");
         return;

@@ -536,7 +536,8 @@ static struct node *make(const struct node_config *config)
     for (int op = 0; op < NODE_OPS; op++) {
         struct admission_limits limits = admission_limits[op];
 
-        limits.delay_max_ms = config->delay_max_ms != 0 ? config->delay_max_ms : NODE_DELAY_MAX_MS;
+        /* More patient than the doors: a request is refused most cheaply where it comes in. */
+        limits.delay_max_ms = (config->delay_max_ms != 0 ? config->delay_max_ms : NODE_DELAY_MAX_MS) / 2 * 3;
         admission_init(&n->admissions[op], &limits, n->started_ms);
     }
     n->self = topology_intern(n->topology, n->name);

@@ -603,6 +603,19 @@ Test(http, a_client_that_does_not_read_is_dropped_and_not_read_from)
     cr_assert(eq(uint, f.requests, 1));
 }
 
+/* The kernel must not hold megabytes for each of them either. */
+Test(http, answers_that_nobody_reads_are_not_made_ahead)
+{
+    f.answer_bytes = 100 << 10;
+    setsockopt(f.client.fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
+    for (int i = 0; i < 100; i++) {
+        client_puts(&f.client, "GET /a" HOST "\r\n");
+    }
+    run_for(&f.loop, 50);
+    cr_assert(ge(uint, f.requests, 2));
+    cr_assert(le(uint, f.requests, 6), "%u answers of 100 KiB", f.requests);
+}
+
 Test(http, a_large_answer_reaches_a_slow_reader_whole)
 {
     f.answer_bytes = 8 << 20;
