@@ -124,13 +124,16 @@ struct replica_msg {
         } refuse;
         struct {
             uint64_t incarnation;
-            uint64_t sent_ms; /* the sender's clock; comes back in the GRANT */
+            uint64_t sent_ms;  /* the sender's clock; comes back in the GRANT */
+            uint32_t grant_ms; /* how long the grant shall last, by the sender's descriptor: the receiver's may be
+                                  another */
         } beacon;
         struct {
             uint64_t incarnation;
             uint64_t sent_ms;
             uint64_t log_id;
             bool granted;
+            uint32_t grant_ms; /* as the beacon asked */
         } grant;
         struct {
             uint64_t nonce;

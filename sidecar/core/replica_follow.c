@@ -181,14 +181,15 @@ void follow_on_append(struct replica *r, otr_node from, const struct replica_msg
 /* --- grants (G1) -------------------------------------------------------------------------------------------------- */
 
 static void answer_beacon(struct replica *r, otr_node to, uint64_t epoch, uint64_t incarnation, uint64_t sent_ms,
-                          bool granted, struct replica_actions *out)
+                          uint32_t grant_ms, struct replica_actions *out)
 {
     struct replica_msg msg = {.type = REPLICA_MSG_GRANT, .epoch = epoch};
 
     msg.grant.incarnation = incarnation;
     msg.grant.sent_ms = sent_ms;
     msg.grant.log_id = r->meta.log_id;
-    msg.grant.granted = granted;
+    msg.grant.granted = grant_ms > 0;
+    msg.grant.grant_ms = grant_ms;
     replica_send(r, out, to, &msg);
 }
 
@@ -199,19 +200,26 @@ static void grant(struct replica *r, struct replica_actions *out)
     r->beacon_due = false;
     r->granted_until_ms = max_u64(r->granted_until_ms, until); /* G4 */
     r->granted_sent_ms = max_u64(r->granted_sent_ms, r->beacon_sent_ms);
-    answer_beacon(r, r->leader.node, r->leader.epoch, r->leader.incarnation, r->beacon_sent_ms, true, out);
+    answer_beacon(r, r->leader.node, r->leader.epoch, r->leader.incarnation, r->beacon_sent_ms, r->beacon_grant_ms,
+                  out);
 }
 
 void follow_on_beacon(struct replica *r, otr_node from, const struct replica_msg *msg, struct replica_actions *out)
 {
     /* G5: what was sent before the grants were returned and arrives after it renews nothing. */
     if (!follows(r, from, msg->beacon.incarnation, msg->epoch, out) || r->seeding || r->untrusted ||
-        handoff_received(r)) {
-        answer_beacon(r, from, msg->epoch, msg->beacon.incarnation, msg->beacon.sent_ms, false, out);
+        handoff_received(r) || msg->beacon.grant_ms > REPLICA_GRANT_MS_MAX) {
+        answer_beacon(r, from, msg->epoch, msg->beacon.incarnation, msg->beacon.sent_ms, 0, out);
         return;
+    }
+    /* G4: the primary's setting may be newer than ours, and is what it goes by. */
+    if (msg->beacon.grant_ms > r->meta.grant_ms_max) {
+        r->meta.grant_ms_max = msg->beacon.grant_ms;
+        replica_meta_changed(r, true);
     }
     r->beacon_due = true; /* granted as soon as what it rests on is durable (E2) */
     r->beacon_sent_ms = msg->beacon.sent_ms;
+    r->beacon_grant_ms = msg->beacon.grant_ms;
 }
 
 /* --- being seeded ------------------------------------------------------------------------------------------------- */

@@ -28,7 +28,8 @@ enum {
     REPLICA_SEED_RETRY_MS = 1000,                     /* after a seed broke off */
     REPLICA_JOIN_LAG = 256, /* entries; a learner closer than this is counted, and joins when level (J2) */
     REPLICA_DRIFT_PERCENT = 5,
-    REPLICA_HANDOFF_TIMEOUT_MS = 2000, /* unless the configuration says otherwise */
+    REPLICA_HANDOFF_TIMEOUT_MS = 2000,       /* unless the configuration says otherwise */
+    REPLICA_GRANT_MS_MAX = 24 * 3600 * 1000, /* no longer is granted, whoever asks */
 };
 
 /* A node's connection, as the shell last reported it. It is the one that we dialled; what the node tells us comes on
@@ -68,6 +69,7 @@ struct replica_peer {
     struct otr_position ready_last;
     bool granted; /* a grant was received in our epoch (G1) */
     uint64_t grant_sent_ms;
+    uint32_t grant_ms; /* how long it lasts */
     uint64_t grant_log_id;
     /* while we suspect the primary (V3) */
     bool answered;
@@ -200,6 +202,7 @@ struct replica {
     bool ack_due;         /* a duplicate or empty append wants an answer */
     bool beacon_due;      /* a beacon waits for the meta to be durable */
     uint64_t beacon_sent_ms;
+    uint32_t beacon_grant_ms;
     /* Own clock, drift included: by then every grant has run out that we gave (G4) to the leader of the promised epoch;
      * to leaders of lower ones. */
     uint64_t granted_until_ms, granted_before_ms;

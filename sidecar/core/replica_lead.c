@@ -74,7 +74,7 @@ static bool member_grants(const struct replica *r, const struct member *m, uint6
         const struct replica_peer *p = &r->peers[i];
 
         if (p->node == m->node) {
-            return p->granted && p->grant_log_id == m->log_id && now_ms < p->grant_sent_ms + r->descriptor.grant_ms;
+            return p->granted && p->grant_log_id == m->log_id && now_ms < p->grant_sent_ms + p->grant_ms;
         }
     }
     return false;
@@ -224,6 +224,7 @@ void lead_on_grant(struct replica *r, otr_node from, const struct replica_msg *m
         p->granted = true;
         p->grant_log_id = msg->grant.log_id;
         p->grant_sent_ms = msg->grant.sent_ms; /* G1: of exactly the beacon that it answers */
+        p->grant_ms = msg->grant.grant_ms; /* ... and for as long as that one asked: settings may change meanwhile */
     }
 }
 
@@ -317,6 +318,7 @@ static void send_beacons(struct replica *r, struct replica_actions *out)
     r->beacon_ms = r->now_ms;
     msg.beacon.incarnation = r->config.incarnation;
     msg.beacon.sent_ms = r->now_ms; /* G3: not later than it really goes out */
+    msg.beacon.grant_ms = r->descriptor.grant_ms;
     for (uint32_t i = 0; i < r->peers_count; i++) {
         replica_send(r, out, r->peers[i].node, &msg);
     }

@@ -68,12 +68,14 @@ void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *
     case REPLICA_MSG_BEACON:
         out->incarnation = msg->beacon.incarnation;
         out->sent_ms = msg->beacon.sent_ms;
+        out->grant_ms = msg->beacon.grant_ms;
         break;
     case REPLICA_MSG_GRANT:
         out->incarnation = msg->grant.incarnation;
         out->sent_ms = msg->grant.sent_ms;
         out->log_id = msg->grant.log_id;
         out->granted = msg->grant.granted;
+        out->grant_ms = msg->grant.grant_ms;
         break;
     case REPLICA_MSG_ASK:
         out->nonce = msg->ask.nonce;
@@ -191,12 +193,14 @@ int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct 
     case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__BEACON:
         m->beacon.incarnation = in->incarnation;
         m->beacon.sent_ms = in->sent_ms;
+        m->beacon.grant_ms = in->grant_ms;
         return 0;
     case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__GRANT:
         m->grant.incarnation = in->incarnation;
         m->grant.sent_ms = in->sent_ms;
         m->grant.log_id = in->log_id;
         m->grant.granted = in->granted;
+        m->grant.grant_ms = in->grant_ms;
         return 0;
     case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__ASK:
         if (strlen(in->primary) > OTR_NAME_MAX) {

@@ -117,15 +117,22 @@ void step_grant(struct fixture *f, otr_node from, uint64_t sent_ms)
     msg.grant.sent_ms = sent_ms;
     msg.grant.log_id = 100 * from + 1;
     msg.grant.granted = true;
+    msg.grant.grant_ms = GRANT_MS;
     step_msg(f, from, &msg);
 }
 
 void step_beacon(struct fixture *f, otr_node from, uint64_t epoch)
 {
+    step_beacon_for(f, from, epoch, GRANT_MS);
+}
+
+void step_beacon_for(struct fixture *f, otr_node from, uint64_t epoch, uint32_t grant_ms)
+{
     struct replica_msg msg = {.type = REPLICA_MSG_BEACON, .epoch = epoch};
 
     msg.beacon.incarnation = 10 * from + 1;
     msg.beacon.sent_ms = 5;
+    msg.beacon.grant_ms = grant_ms;
     step_msg(f, from, &msg);
 }
 

@@ -47,6 +47,7 @@ void step_txn_done(struct fixture *f, int status);
 void step_peer(struct fixture *f, otr_node node, enum replica_peer_state state, uint64_t incarnation);
 void step_lease(struct fixture *f, bool present, otr_node node, uint64_t incarnation);
 void step_beacon(struct fixture *f, otr_node from, uint64_t epoch);
+void step_beacon_for(struct fixture *f, otr_node from, uint64_t epoch, uint32_t grant_ms);
 /* Entries after prev, of the given epochs (0 ends the list). */
 void step_append(struct fixture *f, otr_node from, uint64_t epoch, struct otr_position prev, uint64_t commit,
                  const uint64_t *epochs);

@@ -170,6 +170,31 @@ Test(replica_follow, a_beacon_of_the_followed_epoch_is_granted)
     fixture_close(&f);
 }
 
+/* PROTOCOL G4: the primary knows of longer grants before we do; they are kept in mind durably before one is given. */
+Test(replica_follow, a_longer_grant_is_durable_before_it_is_given)
+{
+    struct fixture f = fixture_follower(3);
+
+    step_beacon_for(&f, 2, 1, 3 * GRANT_MS);
+    cr_assert(sent(&f, 2, REPLICA_MSG_GRANT) == NULL);
+    cr_assert(eq(u64, action(&f, REPLICA_DO_META, 0)->meta.meta.grant_ms_max, 3 * GRANT_MS));
+    step_synced(&f, 0);
+    cr_assert(sent(&f, 2, REPLICA_MSG_GRANT)->grant.granted);
+    cr_assert(eq(u32, sent(&f, 2, REPLICA_MSG_GRANT)->grant.grant_ms, 3 * GRANT_MS));
+    fixture_close(&f);
+}
+
+Test(replica_follow, a_grant_without_end_is_not_given)
+{
+    struct fixture f = fixture_follower(3);
+
+    step_beacon_for(&f, 2, 1, UINT32_MAX);
+    cr_assert(not(sent(&f, 2, REPLICA_MSG_GRANT)->grant.granted));
+    step_beacon_for(&f, 2, 1, 0);
+    cr_assert(not(sent(&f, 2, REPLICA_MSG_GRANT)->grant.granted));
+    fixture_close(&f);
+}
+
 Test(replica_follow, a_lower_epoch_is_not_granted_and_a_new_one_only_after_the_promise)
 {
     struct fixture f = fixture_follower(3);

@@ -359,7 +359,36 @@ static void step_grant_under(struct fixture *f, otr_node from, uint64_t log_id)
     msg.grant.sent_ms = f->now_ms;
     msg.grant.log_id = log_id;
     msg.grant.granted = true;
+    msg.grant.grant_ms = GRANT_MS;
     step(f, (struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = from, .msg = &msg}});
+}
+
+/* PROTOCOL G1, G4: longer grants count from the beacon on that asked for them; what was granted before, by somebody who
+ * did not know of them, does not become longer. */
+Test(replica_lead, a_grant_lasts_as_long_as_its_beacon_asked)
+{
+    struct fixture f = fixture_primary(2);
+    struct replica_msg msg = {.type = REPLICA_MSG_GRANT, .epoch = 1, .generation = 1};
+
+    step_tick(&f, 100);
+    cr_assert(eq(u32, sent(&f, 2, REPLICA_MSG_BEACON)->beacon.grant_ms, GRANT_MS));
+    step_grant(&f, 2, f.now_ms);
+    f.d.grant_ms = 4 * GRANT_MS;
+    f.d.version++;
+    step_descriptor(&f);
+    cr_assert(eq(int, replica_read_right(f.r, f.now_ms + GRANT_MS - 1), REPLICA_READ_OK));
+    cr_assert(eq(int, replica_read_right(f.r, f.now_ms + GRANT_MS), REPLICA_READ_NEED_DESCRIPTOR));
+    step_tick(&f, 100);
+    cr_assert(eq(u32, sent(&f, 2, REPLICA_MSG_BEACON)->beacon.grant_ms, 4 * GRANT_MS));
+    msg.grant.incarnation = INCARNATION_SELF;
+    msg.grant.sent_ms = f.now_ms;
+    msg.grant.log_id = 201;
+    msg.grant.granted = true;
+    msg.grant.grant_ms = 4 * GRANT_MS;
+    step(&f, (struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = 2, .msg = &msg}});
+    cr_assert(eq(int, replica_read_right(f.r, f.now_ms + 4 * GRANT_MS - 1), REPLICA_READ_OK));
+    cr_assert(eq(int, replica_read_right(f.r, f.now_ms + 4 * GRANT_MS), REPLICA_READ_NEED_DESCRIPTOR));
+    fixture_close(&f);
 }
 
 /* PROTOCOL E3: a swapped disk grants nothing for the log that is in the set. */

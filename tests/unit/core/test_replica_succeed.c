@@ -320,6 +320,24 @@ Test(replica_succeed, waits_for_a_grant_that_was_not_returned)
     fixture_close(&f);
 }
 
+/* G4: a primary that knew of longer grants than we reads for as long as it asked for. */
+Test(replica_succeed, waits_as_long_as_the_beacon_asked)
+{
+    struct fixture f = fixture_heard();
+
+    step_beacon_for(&f, 2, 1, 3 * GRANT_MS); /* sent at 5 */
+    step_synced(&f, 0);
+    cr_assert(sent(&f, 2, REPLICA_MSG_GRANT)->grant.granted);
+    f.now_ms += 10;
+    handoff(&f, 2, 1, 21, 4);
+    win(&f);
+    step_tick(&f, 3 * GRANT_MS - 11);
+    cr_assert(eq(int, status(&f).role, REPLICA_TAKEOVER));
+    step_tick(&f, GRANT_MS);
+    cr_assert(eq(int, status(&f).role, REPLICA_PRIMARY));
+    fixture_close(&f);
+}
+
 /* Node 2 returns what it was given in epoch 2; what node 3 was given in epoch 1 is still good for node 3's reads. */
 Test(replica_succeed, waits_for_grants_of_earlier_epochs)
 {
@@ -393,6 +411,7 @@ Test(replica_succeed, nor_does_one_that_waits_for_the_disk)
 
     msg.beacon.incarnation = 31;
     msg.beacon.sent_ms = 5;
+    msg.beacon.grant_ms = GRANT_MS;
     step_message(&f, 3, msg); /* promises epoch 2, which is not durable yet */
     cr_assert(sent(&f, 3, REPLICA_MSG_GRANT) == NULL);
     handoff(&f, 3, 2, 31, 5);

@@ -174,10 +174,10 @@ Test(wire, small_messages)
     struct replica_msg msgs[] = {
         {.type = REPLICA_MSG_ACK, .epoch = 3, .ack = {.log_id = 9, .verified = {2, 8}}},
         {.type = REPLICA_MSG_REFUSE, .epoch = 3, .refuse = {.log_id = 9, .reason = REPLICA_REFUSE_GAP, .promised = 4}},
-        {.type = REPLICA_MSG_BEACON, .epoch = 3, .beacon = {.incarnation = 5, .sent_ms = 6}},
+        {.type = REPLICA_MSG_BEACON, .epoch = 3, .beacon = {.incarnation = 5, .sent_ms = 6, .grant_ms = 7}},
         {.type = REPLICA_MSG_GRANT,
          .epoch = 3,
-         .grant = {.incarnation = 5, .sent_ms = 6, .log_id = 7, .granted = true}},
+         .grant = {.incarnation = 5, .sent_ms = 6, .log_id = 7, .granted = true, .grant_ms = 8}},
         {.type = REPLICA_MSG_ASK, .epoch = 3, .ask = {.nonce = 1, .primary = n2, .incarnation = 8}},
         {.type = REPLICA_MSG_ANSWER, .epoch = 3, .answer = {.nonce = 1, .last = {3, 4}, .hears_primary = true}},
         {.type = REPLICA_MSG_OFFER, .epoch = 3, .offer = {.nonce = 1, .incarnation = 8}},
