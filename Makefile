@@ -221,9 +221,12 @@ conformance-engines: $(BIN)/conformance-engines
 	$(Q)scripts/fetch-ruvector.sh >/dev/null
 	$(BIN)/conformance-engines -j2 $(if $(ENGINE),--filter '$(subst -,_,$(ENGINE))/*')
 
-# --- simulator: core and journal on virtual time, without libuv; SEED=n replays one with its whole trace ------------------
+# --- simulator: core and journal on virtual time, without libuv; SEED=n replays one with its whole trace, SEEDS=a-b runs many,
+# HOURS=h goes on from the first of them for so long ---------------------------------------------------------------------------
 SIM_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/simulation/*.c)) $(OBJ)/tests/lib/fake_disk.o
-SEEDS ?= 1-200
+SEEDS ?= 1-2000
+HOURS ?=
+SIM_JOBS ?= 2
 $(eval $(call list,simulate,$(SIM_OBJ)))
 $(BIN)/simulate: $(SIM_OBJ) $(call libs,log) $(OBJ)/simulate.list
 	@mkdir -p $(@D)
@@ -231,7 +234,7 @@ $(BIN)/simulate: $(SIM_OBJ) $(call libs,log) $(OBJ)/simulate.list
 	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(SIM_OBJ) $(call libs,log) $(LIBS_log)
 .PHONY: simulate
 simulate: $(BIN)/simulate
-	$(BIN)/simulate $(if $(SEED),--seeds $(SEED) --verbose,--seeds $(SEEDS))
+	$(BIN)/simulate $(if $(SEED),--seeds $(SEED) --verbose,--seeds $(SEEDS) $(if $(HOURS),--hours $(HOURS)) --jobs $(SIM_JOBS) --counts)
 
 # --- benchmarks of one part; BENCH_DIR is on the disk to measure -----------------------------------------------------------
 BENCH_DIR ?= $(BUILD)/bench
@@ -398,7 +401,7 @@ help:
 	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"
 	@echo "make failing-calls a node one of whose calls fails: FAILING=memory:17 for one, all for each"
 	@echo "make bench         figures of a whole cluster on this machine"
-	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
+	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many, HOURS=h for so long"
 	@echo "make fuzz-NAME     fuzzes one parser for FUZZ_SECONDS (60): $(FUZZ_NAMES); make fuzz: all of them"
 	@echo "make fuzz-replay   their corpora alone, quickly"
 	@echo "make tidy          clang-tidy on all of the program; make cppcheck, make analyze (gcc -fanalyzer) likewise"

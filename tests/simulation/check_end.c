@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 /* Every member's log is gone: only an operator can help (V7). The faults see to it that this is rare. */
-static bool lost(struct sim *s, otr_shard shard)
+static bool lost(const struct sim *s, otr_shard shard)
 {
     const struct descriptor *d = &s->coord.shards[shard].descriptor;
 
@@ -42,6 +42,10 @@ static bool shard_converged(struct sim *s, otr_shard shard, char *why, size_t wh
     for (uint32_t i = 0; i < d->in_sync_count; i++) {
         const struct sim_shard *sh = s->nodes[d->in_sync[i].node].shards[shard];
 
+        if (!descriptor_has_replica(d, d->in_sync[i].node)) {
+            snprintf(why, why_bytes, "shard %u: node %u is in sync and is to be no replica", shard, d->in_sync[i].node);
+            return false;
+        }
         if (sh == NULL || sh->commit != status.last.index || sh->base.index + sh->entries_count != sh->commit ||
             memcmp(sh->values, primary->values, sizeof sh->values) != 0) {
             snprintf(why, why_bytes, "shard %u: node %u has committed %" PRIu64 ", the primary's log ends at %" PRIu64,
@@ -62,17 +66,59 @@ bool check_converged(struct sim *s, char *why, size_t why_bytes)
     return true;
 }
 
+bool check_any_lost(struct sim *s)
+{
+    for (uint32_t i = 0; i < s->shards_count; i++) {
+        if (lost(s, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void check_end(struct sim *s)
 {
     char why[256] = "a client still waits";
 
-    for (uint32_t i = 0; i < s->shards_count; i++) {
-        if (lost(s, i)) {
-            s->check.lost_shards++;
-            return; /* and its clients may wait for ever */
-        }
+    if (check_any_lost(s)) {
+        s->counts.lost_shards++;
+        return; /* and its clients may wait for ever */
     }
     if (!check_converged(s, why, sizeof why) || !clients_idle(s)) {
         sim_fail(s, "I7: %s, long after the last fault", why);
     }
+}
+
+/* --- quiet -------------------------------------------------------------------------------------------------------- */
+
+/* Beacons and their answers every 30 ms, an empty append and its acknowledgement every 100 ms, for each pair and shard:
+ * a good hundred messages a second. */
+enum { QUIET_MESSAGES_MAX = 400 };
+
+void check_quiet_begin(struct sim *s)
+{
+    s->check.quiet_revision = s->coord.revision;
+    s->check.quiet_roles = s->roles_told;
+    s->check.quiet_messages = s->messages;
+    s->check.quiet_us = s->now_us;
+}
+
+bool check_quiet_end(struct sim *s, bool must)
+{
+    uint64_t messages = s->messages - s->check.quiet_messages;
+    uint64_t links = (uint64_t)s->shards_count * (uint64_t)(s->nodes_count - 1);
+    uint64_t seconds = (s->now_us - s->check.quiet_us) / (1000 * SIM_MS);
+
+    if (s->coord.revision == s->check.quiet_revision && s->roles_told == s->check.quiet_roles &&
+        messages <= links * QUIET_MESSAGES_MAX * seconds) {
+        return true;
+    }
+    if (must && s->coord.revision != s->check.quiet_revision) {
+        sim_fail(s, "I7: all is well, and still somebody changes the coordinator");
+    } else if (must && s->roles_told != s->check.quiet_roles) {
+        sim_fail(s, "I7: all is well, and still a role changes");
+    } else if (must) {
+        sim_fail(s, "I7: all is well, and %" PRIu64 " messages are sent in %" PRIu64 " s", messages, seconds);
+    }
+    return false;
 }

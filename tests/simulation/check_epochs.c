@@ -25,7 +25,7 @@ void check_role(struct sim_shard *sh)
         s->check.shards[sh->id].reigns[i].node = n->id;
         s->check.shards[sh->id].reigns[i].incarnation = n->incarnation;
         s->check.shards[sh->id].reigns_count++;
-        s->elections++;
+        s->counts.elections++;
         if (s->calm && i > 0 && s->check.shards[sh->id].returned_epoch != s->check.shards[sh->id].reigns[i - 1].epoch) {
             sim_fail(
                 s,
@@ -48,6 +48,8 @@ void check_free(struct sim *s)
     for (uint32_t i = 0; i < SIM_SHARDS_MAX; i++) {
         free(s->check.shards[i].reigns);
         free(s->check.shards[i].committed);
+        free(s->check.shards[i].digests);
     }
     free(s->check.effects);
+    free(s->check.history);
 }

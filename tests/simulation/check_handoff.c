@@ -10,11 +10,11 @@ static void check_ready(struct sim_shard *sh, const struct replica_msg *msg)
         return;
     }
     if (msg->ready.nonce != sh->offer_nonce || sh->read_us < sh->offer_us) {
-        sim_fail(s, "node %d shard %u: says that it could lead on without having asked the coordinator", sh->node->id,
-                 sh->id);
+        sim_fail(s, "V5: node %d shard %u: says that it could lead on without having asked the coordinator",
+                 sh->node->id, sh->id);
     }
     if (sh->node->engine_down || sh->node->stopping) {
-        sim_fail(s, "node %d shard %u: says that it could lead on, but is unfit", sh->node->id, sh->id);
+        sim_fail(s, "V5: node %d shard %u: says that it could lead on, but is unfit", sh->node->id, sh->id);
     }
 }
 
@@ -25,10 +25,11 @@ static void check_returning(struct sim_shard *sh, const struct replica_action *a
 
     if (sh->returned_epoch != a->send.msg.epoch) {
         sh->returned_epoch = a->send.msg.epoch;
-        s->handoffs.returned++;
+        sim_reached(s, SIM_REIGN_RETURNED);
         s->check.shards[sh->id].returned_epoch = sh->returned_epoch;
     }
-    if (c->down || c->flaky || s->nodes[a->send.to].coord_blocked) {
+    if (c->down || c->flaky || c->rolled_back || s->nodes[a->send.to].coord_blocked ||
+        s->nodes[a->send.to].coord_deaf || s->nodes[a->send.to].coord_reset) {
         s->excused[sh->id] = true;
     }
 }

@@ -29,7 +29,7 @@ void check_read(struct sim *s, const struct sim_client *c, struct sim_value valu
 {
     uint64_t *floor = &s->check.shards[c->shard].floor[c->key];
 
-    s->check.reads++;
+    s->counts.reads++;
     if (value.index < c->floor) {
         sim_fail(s,
                  "I4: client %u reads shard %u key %u as of entry %" PRIu64 ", but entry %" PRIu64
@@ -38,9 +38,9 @@ void check_read(struct sim *s, const struct sim_client *c, struct sim_value valu
         return;
     }
     if (value.index != 0) {
-        const struct sim_committed *at = &s->check.shards[c->shard].committed[value.index];
+        const struct sim_committed *at = check_entry(s, c->shard, value.index);
 
-        if (!at->known || at->key != c->key || at->value != value.value) {
+        if (at == NULL || at->key != c->key || at->value != value.value) {
             sim_fail(s, "I4: client %u reads a value of shard %u key %u that entry %" PRIu64 " did not write", c->id,
                      c->shard, c->key, value.index);
         }

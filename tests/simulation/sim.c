@@ -1,15 +1,20 @@
-/* simulate [--seed N | --seeds A-B] [--verbose] [--seconds N]
- *
- * Runs each seed; prints one line per hundred seeds, and of a failing seed the reason, the last lines of its trace and
- * the command that replays it. Exit 0: all passed; 1: one failed; 2: usage. */
+/* Chance, trace, virtual time, and one seed from its beginning to its end. */
 #include "tests/simulation/sim.h"
 
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { SIM_FAULT_SECONDS = 12, SIM_HEAL_SECONDS = 40 };
+enum {
+    SIM_HEAL_SECONDS = 40,    /* by then everything is well again */
+    SIM_WRITABLE_SECONDS = 5, /* ... and every shard takes a write and a read */
+    SIM_QUIET_SECONDS = 2,    /* ... and nothing changes any more for so long, */
+    SIM_QUIET_TRIES = 5,      /* once what is left of lost sessions has expired */
+    SIM_LONGER_SECONDS = 120, /* faults go on for longer when there was too little of something, until then */
+    SIM_OPERATIONS_MIN = 150, /* of a seed */
+    SIM_FAULTS_MIN = 8,
+    SIM_EVENTS_MAX = 20000000, /* of a seed: it runs away */
+};
 
 /* --- chance, memory ----------------------------------------------------------------------------------------------- */
 
@@ -186,6 +191,11 @@ static void run(struct sim *s, uint64_t until_us, bool (*stop)(struct sim *s))
         struct sim_event *e = heap_pop(s);
 
         s->now_us = e->at_us;
+        s->trace_hash = (s->trace_hash ^ e->at_us) * 0x100000001b3;
+        s->trace_hash = (s->trace_hash ^ (e->seq << 8 | (uint64_t)e->node)) * 0x100000001b3;
+        if (++s->counts.events > SIM_EVENTS_MAX) {
+            sim_fail(s, "I7: more than %d events: it runs away", SIM_EVENTS_MAX);
+        }
         sim_fire(s, e);
         if (stop != NULL && stop(s)) {
             return;
@@ -208,23 +218,29 @@ static bool healed(struct sim *s)
 
 static void setup(struct sim *s, uint64_t seed, bool verbose)
 {
+    int64_t slowest_ppm;
+
     *s = (struct sim){.seed = seed, .rng = seed * 0x9e3779b97f4a7c15 + 1, .verbose = verbose};
     s->trace_hash = 0xcbf29ce484222325;
     s->faults = true;
-    s->nodes_count = (int)sim_between(s, 3, SIM_NODES_MAX);
-    s->shards_count = (uint32_t)sim_between(s, 1, SIM_SHARDS_MAX);
+    s->nodes_count = sim_chance(s, 75) ? (int)sim_between(s, 3, 5) : (int)sim_between(s, 3, SIM_NODES_MAX);
+    s->shards_count = (uint32_t)(sim_chance(s, 75) ? sim_between(s, 1, 3) : sim_between(s, 1, SIM_SHARDS_MAX));
     s->clients_count = (uint32_t)sim_between(s, 2, SIM_CLIENTS_MAX);
-    s->replicas_count = s->nodes_count == 5 && sim_chance(s, 30) ? 5 : 3;
+    s->replicas_count = s->nodes_count >= 5 && sim_chance(s, 30) ? 5 : 3;
     s->delay_us = sim_chance(s, 20) ? 20 * SIM_MS : sim_between(s, 100, 2 * SIM_MS);
     s->sync_us = sim_chance(s, 20) ? 30 * SIM_MS : sim_between(s, 200, 4 * SIM_MS);
+    /* Up to 5 % fast or slow, and no two by more than the drift that the protocol allows for (G4). */
+    slowest_ppm = -(int64_t)sim_below(s, 50001);
+    s->clock_ppm_min = slowest_ppm;
+    s->clock_ppm_max = slowest_ppm + (1000000 + slowest_ppm) / 20;
     for (int i = 1; i <= s->nodes_count; i++) {
         struct sim_node *n = &s->nodes[i];
 
         n->id = i;
         n->disk = fake_disk_new();
         n->waiting_tail = &n->waiting;
-        n->clock_offset_ms = sim_between(s, 1000, 1000000000);
-        n->clock_drift_ppm = (int64_t)sim_below(s, 40000) - 20000; /* two per cent either way: pairs stay within 5 */
+        n->clock_us = sim_between(s, 1000, 1000000000) * SIM_MS;
+        node_clock_change(s, n);
     }
     sim_trace(
         s, "seed %" PRIu64 ": %d nodes, %u shards, %u replicas, %u clients, delay %" PRIu64 " us, sync %" PRIu64 " us",
@@ -252,147 +268,91 @@ static void teardown(struct sim *s)
     free(s->heap);
 }
 
-static void report_failure(const struct sim *s)
+void sim_report(const struct sim *s)
 {
     uint64_t first = s->trace_count > SIM_TRACE_LINES ? s->trace_count - SIM_TRACE_LINES : 0;
 
-    for (uint64_t i = first; i < s->trace_count; i++) {
+    for (uint64_t i = s->verbose ? s->trace_count : first; i < s->trace_count; i++) {
         puts(s->trace[i % SIM_TRACE_LINES]);
     }
     printf("seed %" PRIu64 " failed: %s\nreplay: make simulate SEED=%" PRIu64 "\n", s->seed, s->failure, s->seed);
     fflush(stdout);
 }
 
-/* An assert in core or journal is a failure like any other: which seed was it? */
-static struct sim *running;
-
-static void on_abort(int signal_number)
+static bool busy_enough(struct sim *s)
 {
-    (void)signal_number;
-    if (running != NULL) {
-        (void)snprintf(running->failure, sizeof running->failure, "aborted");
-        report_failure(running);
+    return s->counts.operations >= SIM_OPERATIONS_MIN && s->counts.faults >= SIM_FAULTS_MIN;
+}
+
+static void with_faults(struct sim *s, uint64_t seconds)
+{
+    run(s, seconds * 1000 * SIM_MS, NULL);
+    while (!s->failed && !busy_enough(s) && !check_any_lost(s)) {
+        if (s->now_us >= (uint64_t)SIM_LONGER_SECONDS * 1000 * SIM_MS) {
+            sim_fail(s, "I7: too little happened: %" PRIu64 " operations, %" PRIu64 " faults", s->counts.operations,
+                     s->counts.faults);
+            return;
+        }
+        s->weights[FAULT_KILL] += s->counts.faults < SIM_FAULTS_MIN; /* those of this seed cannot strike */
+        run(s, s->now_us + 1000 * SIM_MS, NULL);
     }
 }
 
-struct totals {
-    uint64_t acks, reads, reads_by_descriptor, duplicates, elections, crashes, seeds, unknown, hash;
-    uint64_t handed, returned, unavail, late, fell_back, left;
-};
-
-static bool simulate(uint64_t seed, bool verbose, uint64_t seconds, struct totals *t)
+/* Healed in bounded time, writable in bounded time, then quiet. */
+static void without_faults(struct sim *s)
 {
-    struct sim *s = sim_alloc(sizeof *s);
-    bool passed;
-
-    running = s;
-    setup(s, seed, verbose);
-    run(s, seconds * 1000 * SIM_MS, NULL);
+    s->faults = false;
+    faults_end(s);
+    run(s, s->now_us + (uint64_t)SIM_HEAL_SECONDS * 1000 * SIM_MS, healed);
     if (!s->failed) {
-        s->faults = false;
-        faults_end(s);
-        run(s, s->now_us + (uint64_t)SIM_HEAL_SECONDS * 1000 * SIM_MS, healed);
+        check_end(s);
+    }
+    if (s->failed || check_any_lost(s)) {
+        return;
+    }
+    clients_last(s);
+    run(s, s->now_us + (uint64_t)SIM_WRITABLE_SECONDS * 1000 * SIM_MS, clients_last_done);
+    if (!s->failed && !clients_last_done(s)) {
+        sim_fail(s, "I7: a shard takes no write or no read, although all is well");
+    }
+    for (int i = 1; !s->failed; i++) {
+        check_quiet_begin(s);
+        run(s, s->now_us + (uint64_t)SIM_QUIET_SECONDS * 1000 * SIM_MS, NULL);
+        if (s->failed || check_quiet_end(s, i == SIM_QUIET_TRIES)) {
+            break;
+        }
     }
     if (!s->failed) {
         check_end(s);
     }
-    passed = !s->failed;
-    if (!passed && !verbose) {
-        report_failure(s);
-    } else if (!passed) {
-        printf("seed %" PRIu64 " failed: %s\n", seed, s->failure);
+}
+
+struct sim *sim_new(uint64_t seed, bool verbose)
+{
+    struct sim *s = sim_alloc(sizeof *s);
+
+    setup(s, seed, verbose);
+    return s;
+}
+
+bool sim_run(struct sim *s, uint64_t seconds)
+{
+    with_faults(s, seconds);
+    if (!s->failed) {
+        without_faults(s);
     }
-    t->acks += s->check.acks;
-    t->reads += s->check.reads;
-    t->reads_by_descriptor += s->check.reads_by_descriptor;
-    t->duplicates += s->check.duplicates;
-    t->elections += s->elections;
-    t->crashes += s->crashes;
-    t->seeds += s->seeds;
-    t->unknown += s->txns_unknown;
-    t->handed += s->handoffs.handed;
-    t->returned += s->handoffs.returned;
-    t->unavail += s->handoffs.unavail;
-    t->late += s->handoffs.late;
-    t->fell_back += s->handoffs.fell_back;
-    t->left += s->handoffs.left;
-    t->hash ^= s->trace_hash;
+    if (!s->failed) {
+        check_linear(s);
+    }
+    s->counts.seeds = 1;
+    s->counts.failed = s->failed;
+    s->counts.virtual_ms = s->now_us / SIM_MS;
+    s->counts.hash = s->trace_hash;
+    return !s->failed;
+}
+
+void sim_free(struct sim *s)
+{
     teardown(s);
-    running = NULL;
     free(s);
-    return passed;
-}
-
-/* --- command line ------------------------------------------------------------------------------------------------- */
-
-static bool parse_range(const char *text, uint64_t *first, uint64_t *last)
-{
-    char *end;
-
-    *first = strtoull(text, &end, 10);
-    *last = *first;
-    if (end == text) {
-        return false;
-    }
-    if (*end == '-') {
-        const char *second = end + 1;
-
-        *last = strtoull(second, &end, 10);
-        if (end == second) {
-            return false;
-        }
-    }
-    return *end == '\0' && *first <= *last;
-}
-
-static int usage(void)
-{
-    fprintf(stderr, "usage: simulate [--seeds N|A-B] [--verbose] [--keep-going] [--seconds N]\n"
-                    "  --seeds       which seeds to run (1-200)\n"
-                    "  --verbose     print the whole trace\n"
-                    "  --keep-going  go on after a failing seed, print only its reason\n"
-                    "  --seconds     of virtual time with faults (12)\n");
-    return 2;
-}
-
-int main(int argc, char **argv)
-{
-    uint64_t first = 1, last = 200, seconds = SIM_FAULT_SECONDS, failed = 0;
-    bool verbose = false, keep_going = false;
-    struct totals t = {0};
-
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--verbose") == 0) {
-            verbose = true;
-        } else if (strcmp(argv[i], "--keep-going") == 0) {
-            keep_going = true;
-        } else if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc && parse_range(argv[i + 1], &first, &last)) {
-            i++;
-        } else if (strcmp(argv[i], "--seconds") == 0 && i + 1 < argc && parse_range(argv[i + 1], &seconds, &seconds)) {
-            i++;
-        } else {
-            return usage();
-        }
-    }
-    (void)signal(SIGABRT, on_abort);
-    for (uint64_t seed = first; seed <= last; seed++) {
-        if (!simulate(seed, verbose, seconds, &t)) {
-            failed++;
-            if (!keep_going) {
-                break;
-            }
-        }
-        if ((seed - first + 1) % 100 == 0 || seed == last) {
-            printf("seeds %" PRIu64 "-%" PRIu64 ": %" PRIu64 " failed; %" PRIu64 " writes acknowledged (%" PRIu64
-                   " as duplicates), %" PRIu64 " reads (%" PRIu64 " by the descriptor), %" PRIu64 " elections, %" PRIu64
-                   " crashes, %" PRIu64 " seeds, %" PRIu64 " unknown transactions, %" PRIu64
-                   " handoffs asked for and done (%" PRIu64 " refused, %" PRIu64 " out of time), %" PRIu64
-                   " reigns returned (%" PRIu64 " taken up again), %" PRIu64 " left in good order; trace %016" PRIx64
-                   "\n",
-                   first, seed, failed, t.acks, t.duplicates, t.reads, t.reads_by_descriptor, t.elections, t.crashes,
-                   t.seeds, t.unknown, t.handed, t.unavail, t.late, t.returned, t.fell_back, t.left, t.hash);
-            fflush(stdout);
-        }
-    }
-    return failed == 0 ? 0 : 1;
 }

@@ -5,8 +5,12 @@
  * into messages, journal records and transactions. Network, coordinator, clocks and clients are simulated and fail as
  * the seed says. Nothing depends on real time, addresses or the order of a hash table: equal seeds give equal traces.
  *
- *   sim.c          command line, virtual time, trace
+ *   sim.c          chance, virtual time, trace, one seed from beginning to end
+ *   sim_main.c     command line, totals, several processes
+ *   sim_counts.c   named situations, and whom each fault struck
+ *   sim_observe.c  which situation is it?
  *   sim_faults.c   what goes wrong, and when
+ *   sim_strike_*.c ... carried out: on nodes and disks, on the network, on the coordinator
  *   sim_node.c     a node's process: start, crash, timers, flushing, recovery
  *   sim_shard.c    one replica's shell: actions performed
  *   sim_seed.c     ... and its seeds, given and taken
@@ -14,6 +18,7 @@
  *   sim_disk.c     a file system that stops changing at a chosen call (the moment of a crash)
  *   sim_net.c      connections: in order, late, frozen, cut, refused
  *   sim_coord.c    coordinator: transactions, reads, sessions, watches
+ *   sim_alter.c   ... others that change descriptors, and a coordinator that goes back in time
  *   sim_clients.c  writes with retries, linearizable reads
  *   check_*.c      one invariant of DESIGN 4.6 each (numbers I1..I7)
  */
@@ -24,20 +29,24 @@
 #include "sidecar/core/replica.h"
 #include "sidecar/log/journal.h"
 #include "tests/lib/fake_disk.h"
+#include "tests/simulation/sim_counts.h"
 
 #include <inttypes.h>
 
 enum {
-    SIM_NODES_MAX = 5,
-    SIM_SHARDS_MAX = 4,
+    SIM_NODES_MAX = 7,
+    SIM_SHARDS_MAX = 8,
     SIM_CLIENTS_MAX = 8,
     SIM_KEYS = 6, /* per shard */
-    SIM_TRACE_LINES = 60,
+    SIM_TRACE_LINES = 100,
     SIM_TRACE_LINE_BYTES = 240,
     SIM_METAS_MAX = 64,
     SIM_MS = 1000, /* virtual time is counted in microseconds */
     SIM_SESSION_TTL = 3000 * SIM_MS,
     SIM_REQUEST_TIMEOUT = 500 * SIM_MS, /* of a coordinator request */
+    SIM_DEDUP_WINDOW_MS = 8000,         /* no attempt of a request is taken when it began earlier */
+    SIM_PATIENCE_US = 4000 * SIM_MS,    /* of a client */
+    SIM_STALE_US = 6000 * SIM_MS,       /* an attempt that arrives so late is not looked at */
 };
 
 struct sim;
@@ -120,6 +129,10 @@ struct sim_shard {
     enum replica_role role;
     uint64_t epoch;
     uint64_t answerable;
+    uint64_t inherited;            /* end of the log when the takeover began */
+    uint64_t gap_epoch, gap_index; /* of the last refusal for want of a predecessor */
+    enum replica_event_type stepping;
+    uint64_t inherited_commit;
     struct sim_pending *pending;
     /* while a WRITE is stepped */
     uint64_t write_key, write_value;
@@ -135,7 +148,7 @@ struct sim_shard {
     struct otr_position seed_position;
 
     /* handoffs */
-    bool handing;                   /* asked for, not yet answered */
+    uint32_t handing;               /* asked for so many times, not yet answered */
     uint64_t handing_number;        /* grows */
     uint64_t returned_epoch;        /* we gave its grants back */
     uint64_t offer_nonce, offer_us; /* the newest offer that arrived, first copy */
@@ -149,25 +162,34 @@ struct sim_node {
     bool alive;
     bool host_down; /* the machine is off: nothing refuses, nothing answers */
     bool starting;
-    bool coord_blocked;
+    bool coord_blocked; /* nothing passes */
+    bool coord_deaf;    /* what it says passes, answers do not */
+    bool coord_reset;   /* it is refused at once */
+    uint64_t revision;  /* the highest that the coordinator has shown */
+    bool regressed;     /* it has shown a lower one since */
     bool engine_down;
     bool stopping; /* in good order */
     uint64_t incarnation;
     uint64_t process_start_ms;
     uint64_t paused_until_us; /* 0: runs */
     struct sim_event *waiting, **waiting_tail;
-    uint64_t clock_offset_ms;
-    int64_t clock_drift_ppm;
+    uint64_t clock_us, clock_at_us; /* what the clock showed, and when */
+    int64_t clock_ppm;              /* how much faster than real time it has run since */
     struct fake_disk *disk;
     struct sim_disk *fs;
     struct journal *journal;
     struct journal_batch *batch; /* being flushed */
-    bool sync_fails;
+    bool sync_fails, disk_full, space_waited;
+    bool distrusted;                   /* it started with the mark of a failed sync */
+    bool flipped;                      /* a bit of the disk was, and it has not started since */
+    uint64_t appended[SIM_SHARDS_MAX]; /* end of the log when the process died */
+    uint64_t flush_not_before_us;
     struct sim_shard *shards[SIM_SHARDS_MAX];
     uint64_t session; /* 0: none */
     bool session_opening;
     bool reachable;
     uint64_t watch_cursor; /* events of the coordinator's history delivered */
+    uint64_t watch_begin;  /* ... of this watch, from here on */
     bool watching, watch_scheduled;
     uint64_t log_ids; /* drawn so far, for unique ones */
 };
@@ -197,6 +219,7 @@ struct sim_conn {
     uint64_t peer;    /* incarnation that answered */
     uint64_t lost;    /* messages of connections up to this number do not arrive */
     uint64_t last_us; /* delivery of the newest message: later ones come after it */
+    uint64_t slow_us, slow_until_us;
     bool told_dead;
     struct sim_event **held; /* messages waiting for the block to end */
     size_t held_count, held_capacity;
@@ -226,16 +249,29 @@ struct sim_session {
     bool alive;
 };
 
+struct sim_coord_shard {
+    bool exists;
+    struct descriptor descriptor;
+    uint64_t revision;
+    struct sim_lease lease;
+};
+
+struct sim_coord_state {
+    uint64_t revision;
+    struct sim_coord_shard shards[SIM_SHARDS_MAX];
+};
+
 struct sim_coord {
     uint64_t revision;
     bool down;
-    bool flaky; /* answers get lost; transactions are applied late */
-    struct {
-        bool exists;
-        struct descriptor descriptor;
-        uint64_t revision;
-        struct sim_lease lease;
-    } shards[SIM_SHARDS_MAX];
+    bool flaky;        /* answers get lost; transactions are applied late */
+    uint64_t restored; /* times; requests that are under way then are lost */
+    struct sim_coord_shard shards[SIM_SHARDS_MAX];
+    struct sim_coord_state backup;
+    bool rolled_back;
+    bool past[SIM_SHARDS_MAX]; /* the shard shows the past; the truth: */
+    struct sim_coord_state truth;
+    uint64_t min_revision[SIM_SHARDS_MAX]; /* when min_in_sync last changed */
     struct sim_change *history;
     size_t history_count, history_capacity;
     struct sim_session *sessions;
@@ -254,10 +290,22 @@ struct sim_client {
     uint64_t value;
     struct otr_request_id request_id;
     uint64_t attempt;
+    uint64_t attempt_began_us;
     uint64_t began_us;
     uint64_t floor; /* READ: the result may not be older than this index */
     int target;
-    uint64_t ops;
+    bool uncertain; /* WRITE: some attempt may have taken effect */
+    /* until when nothing reaches that node, nothing comes from it, connections to it are reset */
+    uint64_t no_way_to[SIM_NODES_MAX + 1], no_way_from[SIM_NODES_MAX + 1], reset[SIM_NODES_MAX + 1];
+};
+
+/* What a client saw: one operation. */
+struct sim_seen {
+    otr_shard shard;
+    uint32_t key;
+    bool write;
+    uint64_t value;            /* 0 of a READ: nothing was ever written */
+    uint64_t begin_us, end_us; /* end UINT64_MAX: it never learned */
 };
 
 /* --- what the checkers know --------------------------------------------------------------------------------------- */
@@ -283,7 +331,10 @@ struct sim_check {
         /* I3, I6: what was ever committed anywhere, by index */
         struct sim_committed *committed;
         size_t committed_count, committed_capacity;
-        uint64_t returned_epoch;  /* the highest that was given back */
+        uint64_t returned_epoch; /* the highest that was given back */
+        /* digest of what a replica holds that has applied up to the index; 0: not known */
+        uint64_t *digests;
+        size_t digests_capacity;
         uint64_t acked;           /* I2: the highest acknowledged index */
         uint64_t floor[SIM_KEYS]; /* I4: index of the newest acknowledged or read write */
     } shards[SIM_SHARDS_MAX];
@@ -291,9 +342,13 @@ struct sim_check {
     struct {
         otr_shard shard;
         uint64_t index;
+        bool refused; /* for good: it may not take effect */
     } * effects;
     size_t effects_capacity;
-    uint64_t acks, reads, reads_by_descriptor, duplicates, lost_shards;
+    struct sim_seen *history;
+    size_t history_count, history_capacity;
+    /* I7: what may not change any more */
+    uint64_t quiet_revision, quiet_roles, quiet_messages, quiet_us;
 };
 
 /* --- everything --------------------------------------------------------------------------------------------------- */
@@ -319,17 +374,20 @@ struct sim {
 
     bool faults; /* still happen */
     bool calm;   /* nothing but the coordinator fails: nobody may be replaced, nobody may wait long */
-    uint32_t keys, read_percent, wander_percent;
+    bool last;   /* after healing: a write and a read of each shard */
+    uint32_t last_next, last_left;
+    uint32_t keys, read_percent, wander_percent, ghost_percent;
     uint64_t rest_us; /* of a client between operations */
-    uint32_t weights[40];
+    uint32_t weights[FAULTS_COUNT];
+    uint32_t ambush_permille; /* of the changes of role are met by a fault */
+    int64_t clock_ppm_min, clock_ppm_max;
     uint64_t fault_interval_us, log_lost_us;
     uint32_t logs_lost;
     uint64_t delay_us; /* usual one-way delay of the network */
     uint64_t sync_us;  /* usual time of a flush */
-    uint64_t elections, crashes, seeds, txns_unknown;
-    struct {
-        uint64_t handed, unavail, late, not_primary, busy, fell_back, left, returned;
-    } handoffs;
+    uint64_t roles_told, messages;
+    uint64_t set_log[SIM_SHARDS_MAX][SIM_NODES_MAX + 1]; /* under which log id the node was in the set last */
+    struct sim_counts counts;
     /* Handed over, and nobody can take over for the coordinator is away just now. */
     bool excused[SIM_SHARDS_MAX];
     uint64_t excused_us[SIM_SHARDS_MAX];
@@ -339,6 +397,12 @@ struct sim {
 };
 
 /* sim.c */
+struct sim *sim_new(uint64_t seed, bool verbose);
+/* Runs it to its end, with faults for so many seconds at least; false: s->failure says why. s->counts is complete. */
+bool sim_run(struct sim *s, uint64_t seconds);
+/* The last lines of the trace (unless all were printed already), the failure, the command that replays it. */
+void sim_report(const struct sim *s);
+void sim_free(struct sim *s);
 uint64_t sim_random(struct sim *s);
 uint64_t sim_below(struct sim *s, uint64_t n); /* 0 <= result < n */
 uint64_t sim_between(struct sim *s, uint64_t low, uint64_t high);
@@ -352,10 +416,42 @@ void *sim_grow(void *items, size_t *capacity, size_t count, size_t item_bytes);
 struct sim_event *sim_after(struct sim *s, uint64_t delay_us, int node, sim_event_cb fire);
 void sim_event_free(struct sim *s, struct sim_event *e);
 void sim_fire(struct sim *s, struct sim_event *e);
+static inline void sim_reached(struct sim *s, enum sim_situation situation)
+{
+    s->counts.situations[situation]++;
+}
 
 /* sim_faults.c */
 void faults_start(struct sim *s);
 void faults_end(struct sim *s); /* everything heals */
+/* How long a fault lasts. */
+uint64_t faults_time(struct sim *s);
+/* A rate of the seed: does it happen now, `of` so many? */
+bool faults_rate(struct sim *s, enum fault f, uint32_t of);
+/* Counts that the fault struck a node in all its roles; one replica; somebody else. */
+void faults_hit(struct sim *s, enum fault f, int node);
+void faults_hit_shard(struct sim *s, enum fault f, const struct sim_shard *sh);
+void faults_hit_role(struct sim *s, enum fault f, enum sim_role role);
+/* A replica has changed its role: a good moment for a fault. */
+void faults_ambush(struct sim_shard *sh);
+
+/* sim_strike_node.c, sim_strike_net.c, sim_strike_coord.c: strike `node`; false: it could not be. */
+bool strike_node(struct sim *s, enum fault f, int node);
+bool strike_net(struct sim *s, enum fault f, int node);
+bool strike_coord(struct sim *s, enum fault f, int node);
+bool strike_client(struct sim *s, enum fault f);
+/* Kills it, or fails its machine, and starts it again after a while. */
+void strike_crash(struct sim *s, int node, bool power);
+void strike_resume(struct sim *s, struct sim_node *n);
+void strike_isolate(struct sim *s, int node, bool with_resets);
+void strike_disk_heal(struct sim_node *n);
+
+/* sim_observe.c: what is worth counting. */
+void observe_message(struct sim_shard *sh, int from, const struct replica_msg *msg);
+void observe_step(struct sim_shard *sh, const struct replica_event *ev);
+void observe_action(struct sim_shard *sh, const struct replica_action *a);
+void observe_txn(struct sim *s, const struct descriptor *before, const struct descriptor *d, int status, bool late);
+void observe_published(struct sim *s, otr_shard shard, const struct descriptor *before, const struct descriptor *d);
 
 /* sim_disk.c: a file system over a fake disk that lets `calls` more changes through after power_cut, then pretends. */
 struct sim_disk *sim_disk_new(struct fake_disk *disk);
@@ -365,6 +461,9 @@ void sim_disk_power_cut(struct sim_disk *d, uint64_t calls);
 
 /* sim_node.c */
 uint64_t node_now_ms(const struct sim *s, const struct sim_node *n);
+/* The clock goes on at another rate. */
+void node_clock_change(struct sim *s, struct sim_node *n);
+/* Tried again later when the disk does not let it. */
 void node_start(struct sim *s, struct sim_node *n);
 /* power: the machine fails, unsynced bytes with it; otherwise only the process dies. */
 void node_crash(struct sim *s, struct sim_node *n, bool power);
@@ -396,7 +495,8 @@ void seed_take_begin(struct sim_shard *sh, int from, const struct sim_msg *msg);
 void seed_take_rest(struct sim_shard *sh, int from, const struct sim_msg *msg);
 
 /* sim_handoff.c */
-void handoff_ask(struct sim *s, bool stopping); /* an operator, or a process that stops */
+/* An operator, or a process that stops; false: nobody there to be asked. */
+bool handoff_ask(struct sim *s, int node, bool stopping);
 void handoff_engine(struct sim *s, int node, uint64_t for_us);
 void handoff_heal(struct sim *s);
 void handoff_brief(struct sim_shard *sh); /* a replica was made */
@@ -409,7 +509,7 @@ bool net_send(struct sim *s, int from, int to, struct sim_msg *msg);
 bool net_up(const struct sim *s, int from, int to);
 void net_block(struct sim *s, int from, int to, bool blocked);
 void net_refuse(struct sim *s, int from, int to, bool refused);
-void net_break(struct sim *s, int from, int to);
+bool net_break(struct sim *s, int from, int to); /* false: there is no connection */
 void net_process_died(struct sim *s, int node);
 void net_process_started(struct sim *s, int node);
 void net_brief(struct sim *s, struct sim_shard *sh);
@@ -424,31 +524,60 @@ void coord_read(struct sim_shard *sh, uint64_t read);
 void coord_read_for_client(struct sim_shard *sh, uint32_t client, uint64_t attempt);
 void coord_session_kill(struct sim *s, int node);
 void coord_set_down(struct sim *s, bool down);
-void coord_touch(struct sim *s, otr_shard shard); /* somebody else changes the descriptor */
-void coord_move(struct sim *s, otr_shard shard);  /* ... and one of the replicas is to be elsewhere */
+/* All of the coordinator's history that a watch has not told yet is forgotten: it begins anew. */
+void coord_compact(struct sim *s, struct sim_node *n);
+void coord_watch_anew(struct sim *s, struct sim_node *n);
+void coord_put(struct sim *s, otr_shard shard, const struct descriptor *d);
 void coord_brief(struct sim_shard *sh);
 void coord_free(struct sim *s);
+
+/* sim_alter.c */
+void alter_touch(struct sim *s, otr_shard shard);  /* somebody else changes the descriptor */
+bool alter_move(struct sim *s, otr_shard shard);   /* ... and one of the replicas is to be elsewhere */
+bool alter_resize(struct sim *s, otr_shard shard); /* ... or there are to be more or fewer */
+bool alter_settings(struct sim *s, otr_shard shard);
+void alter_start(struct sim *s);
+bool alter_roll_back(struct sim *s);
+void alter_restore(struct sim *s); /* the truth is back */
+/* What the coordinator would show had it never gone back in time. */
+const struct sim_coord_shard *alter_truth(const struct sim *s, otr_shard shard);
 
 /* sim_clients.c */
 void clients_start(struct sim *s);
 void clients_reply(struct sim *s, uint32_t client, uint64_t attempt, int status, uint64_t index, int node);
 void clients_read_confirmed(struct sim_shard *sh, uint32_t client, uint64_t attempt, const struct descriptor *shown);
 bool clients_idle(const struct sim *s);
+void clients_last(struct sim *s); /* a write and a read of each shard */
+bool clients_last_done(struct sim *s);
 uint64_t clients_request_number(const struct otr_request_id *id);
 
-/* check_*.c */
-void check_action(struct sim_shard *sh, const struct replica_action *a);   /* G5 and READY: before each action */
-void check_offer(struct sim_shard *sh, const struct replica_msg *msg);     /* one arrives */
-void check_role(struct sim_shard *sh);                                     /* I1 */
-void check_published(struct sim *s, otr_shard shard);                      /* I1, I2: a descriptor was changed */
-void check_acked(struct sim *s, otr_shard shard, uint64_t index);          /* I2, A6 */
-void check_recovered(struct sim_shard *sh);                                /* I2 */
-void check_committed(struct sim_shard *sh, uint64_t from, uint64_t index); /* I3, I5, I6 */
-void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const char *where); /* I6 */
-void check_rights(struct sim_shard *sh); /* I4: after each step of a primary */
+/* check_*.c: each invariant of DESIGN 4.6 has a file, and each other promise. */
+void check_role(struct sim_shard *sh);                                 /* check_epochs.c: I1 */
+void check_published(struct sim *s, otr_shard shard);                  /* check_durable.c: I2 */
+void check_acked(struct sim_shard *sh, uint64_t index);                /* I2 */
+void check_recovered(struct sim_shard *sh);                            /* I2 */
+bool check_committed(struct sim_shard *sh, const struct sim_entry *e); /* check_prefix.c: I3; false: it failed */
+struct sim_committed *check_entry(struct sim *s, otr_shard shard, uint64_t index); /* NULL: never committed */
+void check_rights(struct sim_shard *sh); /* check_reads.c: I4: after each step of a primary */
 void check_read(struct sim *s, const struct sim_client *c, struct sim_value value); /* I4 */
-void check_end(struct sim *s);                                                      /* I7 */
+void check_linear(struct sim *s); /* check_linear.c: I4, over what the clients saw */
+/* The same of any history; 0: fine, else 1 + the number of the operation that cannot be. */
+size_t check_linear_history(const struct sim_seen *seen, size_t count);
+/* check_apply.c: I5; false: it failed */
+bool check_apply(struct sim_shard *sh, uint64_t index, const struct replica_status *status);
+void check_effect(struct sim_shard *sh, const struct sim_entry *e); /* check_requests.c: I6 */
+void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const char *where); /* I6 */
+void check_refused(struct sim *s, const struct otr_request_id *id);                            /* Q3 */
+void check_end(struct sim *s);                                                                 /* check_end.c: I7 */
 bool check_converged(struct sim *s, char *why, size_t why_bytes);
+bool check_any_lost(struct sim *s); /* a shard that only an operator can help */
+void check_quiet_begin(struct sim *s);
+bool check_quiet_end(struct sim *s, bool must); /* was it? false with `must` is a failure */
+void check_digest(struct sim_shard *sh);        /* check_digest.c: equal at equal index; after each entry applied */
+void check_members_enough(struct sim_shard *sh, uint64_t index);             /* check_enough.c: A6 */
+void check_past(struct sim *s, otr_shard shard, const struct descriptor *d); /* check_past.c: D4 */
+void check_action(struct sim_shard *sh, const struct replica_action *a); /* check_handoff.c: G5, before each action */
+void check_offer(struct sim_shard *sh, const struct replica_msg *msg);
 void check_free(struct sim *s);
 
 #endif

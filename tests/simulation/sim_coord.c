@@ -2,9 +2,12 @@
  * requests take time, answers get lost, a transaction whose answer is lost takes effect now, much later or never. */
 #include "tests/simulation/sim.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { COORD_KEEPALIVE_US = 1000 * SIM_MS, COORD_LATE_US = 5000 * SIM_MS };
+
+static void tell_coordinator(struct sim *s, struct sim_node *n);
 
 static uint64_t latency(struct sim *s)
 {
@@ -13,7 +16,26 @@ static uint64_t latency(struct sim *s)
 
 static bool reaches(const struct sim *s, const struct sim_node *n)
 {
-    return !s->coord.down && !n->coord_blocked;
+    return !s->coord.down && !n->coord_blocked && !n->coord_reset;
+}
+
+static bool hears(const struct sim *s, const struct sim_node *n)
+{
+    return reaches(s, n) && !n->coord_deaf;
+}
+
+/* An answer shows the coordinator at this revision; `began`: the highest that had been shown when it was asked. False:
+ * it went back in time, and nothing that it says counts any more (PROTOCOL D4; sidecar/node/coordinator.c). */
+static bool answer_counts(struct sim *s, struct sim_node *n, uint64_t revision, uint64_t began)
+{
+    if (!n->regressed && revision < began) {
+        sim_trace(s, "node %d: the coordinator went back from %" PRIu64 " to %" PRIu64, n->id, began, revision);
+        sim_reached(s, SIM_PAST_NOTICED);
+        n->regressed = true;
+        tell_coordinator(s, n);
+    }
+    n->revision = revision > n->revision && !n->regressed ? revision : n->revision;
+    return !n->regressed;
 }
 
 /* --- history and watches ------------------------------------------------------------------------------------------ */
@@ -63,12 +85,18 @@ static void watch_fire(struct sim *s, struct sim_event *e)
     struct sim_node *n = &s->nodes[e->node];
 
     n->watch_scheduled = false;
-    if (!n->watching || !reaches(s, n)) {
+    if (!n->watching || !hears(s, n)) {
         return; /* goes on when it can be reached again: see keepalive */
+    }
+    if (n->watch_cursor > n->watch_begin && faults_rate(s, FAULT_DOUBLE_WATCH, 100)) {
+        faults_hit(s, FAULT_DOUBLE_WATCH, n->id);
+        n->watch_cursor -=
+            1 + sim_below(s, n->watch_cursor - n->watch_begin < 4 ? n->watch_cursor - n->watch_begin : 4);
     }
     while (n->watch_cursor < s->coord.history_count && n->alive) {
         struct sim_change c = s->coord.history[n->watch_cursor++];
 
+        n->revision = c.revision > n->revision ? c.revision : n->revision;
         deliver_change(s, n, &c);
     }
 }
@@ -77,11 +105,11 @@ static void watch_kick(struct sim *s, struct sim_node *n)
 {
     uint64_t delay_us = latency(s);
 
-    if (!n->alive || !n->watching || n->watch_scheduled || n->watch_cursor >= s->coord.history_count ||
-        !reaches(s, n)) {
+    if (!n->alive || !n->watching || n->watch_scheduled || n->watch_cursor >= s->coord.history_count || !hears(s, n)) {
         return;
     }
-    if (s->faults && s->weights[2] != 0 && sim_below(s, 100) < s->weights[2]) {
+    if (faults_rate(s, FAULT_SLOW_WATCH, 100)) {
+        faults_hit(s, FAULT_SLOW_WATCH, n->id);
         delay_us += sim_between(s, 0, 2000 * SIM_MS);
     }
     n->watch_scheduled = true;
@@ -106,18 +134,26 @@ static void put_lease(struct sim *s, otr_shard shard, const struct sim_lease *l)
 
 static void put_descriptor(struct sim *s, otr_shard shard, const struct descriptor *d, uint64_t revision)
 {
+    struct descriptor before = s->coord.shards[shard].descriptor;
+    char set[4 * OTR_REPLICAS_MAX + 1] = "";
+
+    for (uint32_t i = 0, at = 0; i < d->in_sync_count; i++) {
+        at += (uint32_t)snprintf(set + at, sizeof set - at, "%s%u", i == 0 ? "" : ",", d->in_sync[i].node);
+    }
     s->coord.shards[shard].exists = true;
     s->coord.shards[shard].descriptor = *d;
     s->coord.shards[shard].revision = revision;
-    sim_trace(
-        s, "coordinator: shard %u: epoch %" PRIu64 " version %" PRIu64 " primary %u in_sync %u%s%s%s%s%s at %" PRIu64,
-        shard, d->epoch, d->version, d->primary, d->in_sync_count, d->in_sync_count > 0 ? " (" : "",
-        d->in_sync_count > 0 ? (const char *[]){"", "1", "2", "3", "4", "5"}[d->in_sync[0].node] : "",
-        d->in_sync_count > 1 ? (const char *[]){"", ",1", ",2", ",3", ",4", ",5"}[d->in_sync[1].node] : "",
-        d->in_sync_count > 2 ? (const char *[]){"", ",1", ",2", ",3", ",4", ",5"}[d->in_sync[2].node] : "",
-        d->in_sync_count > 0 ? ")" : "", revision);
+    sim_trace(s, "coordinator: shard %u: epoch %" PRIu64 " version %" PRIu64 " primary %u in_sync (%s) at %" PRIu64,
+              shard, d->epoch, d->version, d->primary, set, revision);
     record(s, &(struct sim_change){.shard = shard, .revision = revision, .descriptor = *d});
+    check_past(s, shard, d);
     check_published(s, shard);
+    observe_published(s, shard, &before, d);
+}
+
+void coord_put(struct sim *s, otr_shard shard, const struct descriptor *d)
+{
+    put_descriptor(s, shard, d, ++s->coord.revision);
 }
 
 /* --- sessions ----------------------------------------------------------------------------------------------------- */
@@ -164,6 +200,7 @@ static void expire_fire(struct sim *s, struct sim_event *e)
         sim_after(s, left_us, 0, expire_fire)->a = session->id;
         return;
     }
+    sim_reached(s, SIM_SESSION_EXPIRED);
     session_end(s, session);
 }
 
@@ -180,7 +217,9 @@ void coord_brief(struct sim_shard *sh)
 {
     shard_step(sh, &(struct replica_event){
                        .type = REPLICA_EV_COORDINATOR,
-                       .coordinator = {.session_open = sh->node->session != 0, .reachable = sh->node->reachable},
+                       .coordinator = {.session_open = sh->node->session != 0,
+                                       .reachable = sh->node->reachable,
+                                       .regressed = sh->node->regressed},
                    });
 }
 
@@ -190,7 +229,7 @@ static void open_fire(struct sim *s, struct sim_event *e)
     struct sim_session *session;
 
     n->session_opening = false;
-    if (!reaches(s, n)) {
+    if (!hears(s, n)) {
         return; /* the next keepalive tries again */
     }
     s->coord.sessions =
@@ -209,7 +248,7 @@ static void snapshot_fire(struct sim *s, struct sim_event *e);
 static void keepalive_fire(struct sim *s, struct sim_event *e)
 {
     struct sim_node *n = &s->nodes[e->node];
-    bool reachable = reaches(s, n);
+    bool reachable = hears(s, n);
     struct sim_session *session = session_find(s, n->session);
 
     sim_after(s, COORD_KEEPALIVE_US, n->id, keepalive_fire);
@@ -217,7 +256,7 @@ static void keepalive_fire(struct sim *s, struct sim_event *e)
         sim_trace(s, "node %d: session lost", n->id);
         n->session = 0;
         tell_coordinator(s, n);
-    } else if (reachable && session != NULL) {
+    } else if (reaches(s, n) && session != NULL && session->alive) {
         session->expires_us = s->now_us + SIM_SESSION_TTL;
     }
     if (n->reachable != reachable && n->alive) {
@@ -231,10 +270,23 @@ static void keepalive_fire(struct sim *s, struct sim_event *e)
         n->session_opening = true;
         sim_after(s, latency(s), n->id, open_fire);
     }
-    if (!n->watching) {
+    if (!n->watching && !n->regressed) {
         sim_after(s, latency(s), n->id, snapshot_fire);
     }
     watch_kick(s, n);
+}
+
+void coord_watch_anew(struct sim *s, struct sim_node *n)
+{
+    n->watching = false;
+    sim_after(s, latency(s) + sim_below(s, 20 * SIM_MS), n->id, snapshot_fire);
+}
+
+void coord_compact(struct sim *s, struct sim_node *n)
+{
+    sim_trace(s, "node %d: its watch has to begin anew", n->id);
+    n->watching = false;
+    sim_after(s, latency(s) + sim_below(s, 500 * SIM_MS), n->id, snapshot_fire);
 }
 
 /* The first look at everything; the watch goes on from there. */
@@ -242,12 +294,15 @@ static void snapshot_fire(struct sim *s, struct sim_event *e)
 {
     struct sim_node *n = &s->nodes[e->node];
 
-    if (n->watching || !reaches(s, n)) {
+    if (n->watching || !hears(s, n) || !answer_counts(s, n, s->coord.revision, n->revision)) {
         return;
+    }
+    if (n->watch_cursor != 0) {
+        sim_reached(s, SIM_WATCH_RESYNC);
     }
     n->watching = true;
     n->reachable = true;
-    n->watch_cursor = s->coord.history_count;
+    n->watch_cursor = n->watch_begin = s->coord.history_count;
     tell_coordinator(s, n);
     for (uint32_t i = 0; i < s->shards_count && n->alive; i++) {
         struct sim_shard *sh = n->shards[i];
@@ -274,6 +329,7 @@ void coord_node_started(struct sim *s, struct sim_node *n)
     n->reachable = false;
     n->watching = false;
     n->watch_scheduled = false;
+    n->watch_cursor = 0;
     sim_after(s, sim_between(s, SIM_MS, 20 * SIM_MS), n->id, snapshot_fire);
     sim_after(s, sim_between(s, SIM_MS, 20 * SIM_MS), n->id, open_fire);
     sim_after(s, COORD_KEEPALIVE_US, n->id, keepalive_fire);
@@ -282,6 +338,8 @@ void coord_node_started(struct sim *s, struct sim_node *n)
 /* --- transactions ------------------------------------------------------------------------------------------------- */
 
 struct txn {
+    uint64_t restored; /* of the coordinator that it was sent to */
+    struct descriptor before;
     otr_shard shard;
     uint64_t number; /* the replica's */
     int node;
@@ -298,7 +356,7 @@ static int txn_apply(struct sim *s, const struct txn *t, uint64_t *revision)
     const struct sim_lease *lease = &s->coord.shards[t->shard].lease;
     struct sim_session *session = session_find(s, t->session);
 
-    if (s->coord.shards[t->shard].revision != t->compare_revision ||
+    if (t->restored != s->coord.restored || s->coord.shards[t->shard].revision != t->compare_revision ||
         (t->lease == REPLICA_LEASE_IF_ABSENT && lease->present) ||
         (t->lease == REPLICA_LEASE_IF_REVISION && (!lease->present || lease->revision != t->lease_revision))) {
         return OTR_CONFLICT;
@@ -362,6 +420,7 @@ static void txn_late_fire(struct sim *s, struct sim_event *e)
     int status = txn_apply(s, t, &revision);
 
     sim_trace(s, "coordinator: shard %u: late transaction of node %d: %s", t->shard, t->node, otr_strerror(status));
+    observe_txn(s, &t->before, &t->descriptor, status, true);
 }
 
 static void txn_late(struct sim *s, const struct txn *t)
@@ -373,6 +432,12 @@ static void txn_late(struct sim *s, const struct txn *t)
     e->drop = txn_drop;
 }
 
+static void txn_unknown(struct sim *s, const struct txn *t)
+{
+    s->counts.txns_unknown++;
+    observe_txn(s, &t->before, &t->descriptor, OTR_UNKNOWN, false);
+}
+
 static void txn_fire(struct sim *s, struct sim_event *e)
 {
     const struct txn *t = e->p;
@@ -381,12 +446,18 @@ static void txn_fire(struct sim *s, struct sim_event *e)
     uint64_t revision = 0;
     int status;
 
+    if (n->coord_deaf && reaches(s, n)) {
+        txn_unknown(s, t);
+        (void)txn_apply(s, t, &revision);
+        txn_answer(s, t, OTR_UNKNOWN, 0, SIM_REQUEST_TIMEOUT);
+        return;
+    }
     if (!reaches(s, n)) {
         /* Never sent, or sent and not heard of again. */
-        if (sim_chance(s, 50)) {
+        if (n->coord_reset || sim_chance(s, 50)) {
             txn_answer(s, t, OTR_UNREACHABLE, 0, latency(s));
         } else {
-            s->txns_unknown++;
+            txn_unknown(s, t);
             txn_answer(s, t, OTR_UNKNOWN, 0, SIM_REQUEST_TIMEOUT);
             if (s->faults && sim_chance(s, 50)) {
                 txn_late(s, t);
@@ -395,7 +466,7 @@ static void txn_fire(struct sim *s, struct sim_event *e)
         return;
     }
     if (lost) {
-        s->txns_unknown++;
+        txn_unknown(s, t);
         txn_answer(s, t, OTR_UNKNOWN, 0, sim_between(s, SIM_MS, SIM_REQUEST_TIMEOUT));
         switch (sim_below(s, 3)) {
         case 0:
@@ -410,6 +481,7 @@ static void txn_fire(struct sim *s, struct sim_event *e)
         return;
     }
     status = txn_apply(s, t, &revision);
+    observe_txn(s, &t->before, &t->descriptor, status, false);
     txn_answer(s, t, status, revision, latency(s));
 }
 
@@ -419,7 +491,9 @@ void coord_txn(struct sim_shard *sh, const struct replica_action *a)
     struct txn *t = sim_alloc(sizeof *t);
     struct sim_event *e = sim_after(s, latency(s), 0, txn_fire);
 
-    *t = (struct txn){.shard = sh->id,
+    *t = (struct txn){.restored = s->coord.restored,
+                      .before = s->coord.shards[sh->id].descriptor,
+                      .shard = sh->id,
                       .number = a->txn.txn,
                       .node = sh->node->id,
                       .incarnation = sh->node->incarnation,
@@ -433,35 +507,13 @@ void coord_txn(struct sim_shard *sh, const struct replica_action *a)
     e->drop = txn_drop;
 }
 
-void coord_touch(struct sim *s, otr_shard shard)
-{
-    struct descriptor d = s->coord.shards[shard].descriptor;
-
-    d.version++;
-    put_descriptor(s, shard, &d, ++s->coord.revision);
-}
-
-void coord_move(struct sim *s, otr_shard shard)
-{
-    struct descriptor d = s->coord.shards[shard].descriptor;
-    uint32_t from = (uint32_t)sim_below(s, d.replicas_count);
-    otr_node to = (otr_node)sim_between(s, 1, (uint64_t)s->nodes_count);
-
-    if (!s->coord.shards[shard].exists || descriptor_has_replica(&d, to)) {
-        return;
-    }
-    sim_trace(s, "coordinator: shard %u: node %u is to be a replica instead of node %u", shard, to, d.replicas[from]);
-    d.replicas[from] = to;
-    d.version++;
-    put_descriptor(s, shard, &d, ++s->coord.revision);
-}
-
 /* --- reads -------------------------------------------------------------------------------------------------------- */
 
 struct shown {
     struct sim_lease lease;
     struct descriptor descriptor;
     uint64_t revision, read, began_us;
+    uint64_t coord_revision, began_revision;
     otr_shard shard;
     uint32_t client; /* with attempt != 0: for a client's read */
     uint64_t attempt;
@@ -474,6 +526,13 @@ static void shown_fire(struct sim *s, struct sim_event *e)
     struct sim_shard *sh = n->shards[shown->shard];
 
     if (sh == NULL) {
+        return;
+    }
+    if (shown->revision != 0 && !answer_counts(s, n, shown->coord_revision, shown->began_revision)) {
+        if (shown->attempt == 0) {
+            shard_step(sh,
+                       &(struct replica_event){.type = REPLICA_EV_READ_FAILED, .read_failed = {.read = shown->read}});
+        }
         return;
     }
     if (shown->attempt != 0) {
@@ -496,12 +555,13 @@ static void read_fire(struct sim *s, struct sim_event *e)
     struct shown *shown = e->p;
     struct sim_event *answer;
     struct sim_node *n = &s->nodes[e->node];
-    bool answered = reaches(s, n) && !(s->faults && s->coord.flaky && sim_chance(s, 20));
+    bool answered = hears(s, n) && !(s->faults && s->coord.flaky && sim_chance(s, 20));
 
     if (answered) {
         shown->lease = s->coord.shards[shown->shard].lease;
         shown->descriptor = s->coord.shards[shown->shard].descriptor;
         shown->revision = s->coord.shards[shown->shard].revision;
+        shown->coord_revision = s->coord.revision;
     } else if (shown->attempt != 0) {
         return; /* the client's patience ends */
     }
@@ -517,6 +577,7 @@ static void read_start(struct sim_shard *sh, const struct shown *what)
 
     e->p = sim_alloc(sizeof *what);
     memcpy(e->p, what, sizeof *what);
+    ((struct shown *)e->p)->began_revision = sh->node->revision;
     e->drop = txn_drop;
 }
 

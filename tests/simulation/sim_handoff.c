@@ -15,8 +15,8 @@ static void late_fire(struct sim *s, struct sim_event *e)
 {
     struct sim_shard *sh = s->nodes[e->node].shards[e->a];
 
-    if (sh != NULL && sh->handing && sh->handing_number == e->b) {
-        sim_fail(s, "node %d shard %u: nobody tells what became of a handoff", e->node, sh->id);
+    if (sh != NULL && sh->handing > 0 && sh->handing_number == e->b) {
+        sim_fail(s, "handoff: node %d shard %u: nobody tells what became of a handoff", e->node, sh->id);
     }
 }
 
@@ -28,7 +28,7 @@ static void ask(struct sim_shard *sh, otr_node to, bool stopping)
 
     sim_trace(s, "node %d shard %u: shall hand over to node %u%s", sh->node->id, sh->id, to,
               stopping ? ", the process stops" : "");
-    sh->handing = true;
+    sh->handing++;
     sh->handing_number++;
     e = sim_after(s, (uint64_t)2 * HANDOFF_TIMEOUT_MS * SIM_MS + HANDOFF_SLACK_US, sh->node->id, late_fire);
     e->a = sh->id;
@@ -42,38 +42,39 @@ static void ask(struct sim_shard *sh, otr_node to, bool stopping)
 void handoff_done(struct sim_shard *sh, const struct replica_action *a)
 {
     struct sim *s = sh->sim;
-    const struct descriptor *d = &s->coord.shards[sh->id].descriptor;
+    const struct descriptor *d = &alter_truth(s, sh->id)->descriptor;
 
     sim_trace(s, "node %d shard %u: handoff: %s, node %u, epoch %" PRIu64 ": %s", sh->node->id, sh->id,
               otr_strerror(a->handed.status), a->handed.to, a->handed.epoch, a->handed.why);
-    if (!sh->handing) {
-        sim_fail(s, "node %d shard %u: the outcome of a handoff that nobody waits for", sh->node->id, sh->id);
+    if (sh->handing == 0) {
+        sim_fail(s, "handoff: node %d shard %u: the outcome of a handoff that nobody waits for", sh->node->id, sh->id);
         return;
     }
-    sh->handing = false;
+    sh->handing--;
     switch (a->handed.status) {
     case 0:
-        s->handoffs.handed++;
+        sim_reached(s, SIM_HANDED_OVER);
         if (a->handed.to == (otr_node)sh->node->id || a->handed.epoch > d->epoch ||
             (a->handed.epoch == d->epoch && a->handed.to != d->primary)) {
-            sim_fail(s, "node %d shard %u: handed over to node %u in epoch %" PRIu64 ", but node %u leads %" PRIu64,
-                     sh->node->id, sh->id, a->handed.to, a->handed.epoch, d->primary, d->epoch);
+            sim_fail(
+                s, "handoff: node %d shard %u: handed over to node %u in epoch %" PRIu64 ", but node %u leads %" PRIu64,
+                sh->node->id, sh->id, a->handed.to, a->handed.epoch, d->primary, d->epoch);
         }
         break;
     case OTR_UNAVAIL:
-        s->handoffs.unavail++;
+        sim_reached(s, SIM_HANDOFF_UNAVAILABLE);
         break;
     case OTR_TIMEOUT:
-        s->handoffs.late++;
+        sim_reached(s, SIM_HANDOFF_LATE);
         break;
     case OTR_BUSY:
-        s->handoffs.busy++;
+        sim_reached(s, SIM_HANDOFF_BUSY);
         break;
     case OTR_NOTPRIMARY:
-        s->handoffs.not_primary++;
+        sim_reached(s, SIM_HANDOFF_NOT_PRIMARY);
         break;
     default:
-        sim_fail(s, "node %d shard %u: a handoff ends with %d", sh->node->id, sh->id, a->handed.status);
+        sim_fail(s, "handoff: node %d shard %u: a handoff ends with %d", sh->node->id, sh->id, a->handed.status);
         break;
     }
 }
@@ -90,7 +91,7 @@ static bool may_go(struct sim *s, struct sim_node *n)
         }
         replica_status(n->shards[i]->replica, node_now_ms(s, n), &status);
         if (!status.leaving) {
-            sim_fail(s, "node %d shard %u: forgot that its process stops", n->id, i);
+            sim_fail(s, "handoff: node %d shard %u: forgot that its process stops", n->id, i);
         }
         if (status.in_sync || status.handing || status.role == REPLICA_PRIMARY || status.role == REPLICA_TAKEOVER) {
             return false;
@@ -115,7 +116,9 @@ static void stop_fire(struct sim *s, struct sim_event *e)
         sim_after(s, HANDOFF_POLL_US, n->id, stop_fire)->a = e->a;
         return;
     }
-    s->handoffs.left += done;
+    if (done) {
+        sim_reached(s, SIM_LEFT_IN_ORDER);
+    }
     sim_trace(s, "node %d stops%s", n->id, done ? " in good order" : ", out of patience");
     node_crash(s, n, false);
     if (!n->starting) {
@@ -133,7 +136,7 @@ static void stop(struct sim *s, struct sim_node *n)
     for (uint32_t i = 0; i < s->shards_count && n->alive; i++) {
         struct sim_shard *sh = n->shards[i];
 
-        if (sh != NULL && !sh->handing && sim_chance(s, 80)) {
+        if (sh != NULL && sh->handing == 0 && sim_chance(s, 80)) {
             ask(sh, OTR_NODE_NONE, true);
         } else if (sh != NULL) {
             shard_step(sh, &(struct replica_event){.type = REPLICA_EV_LEAVE});
@@ -142,20 +145,21 @@ static void stop(struct sim *s, struct sim_node *n)
     sim_after(s, HANDOFF_POLL_US, n->id, stop_fire)->a = s->now_us + HANDOFF_STOP_US;
 }
 
-void handoff_ask(struct sim *s, bool stopping)
+bool handoff_ask(struct sim *s, int node, bool stopping)
 {
     otr_shard shard = (otr_shard)sim_below(s, s->shards_count);
-    int node = (int)s->coord.shards[shard].descriptor.primary;
     otr_node to = sim_chance(s, 50) ? OTR_NODE_NONE : (otr_node)sim_between(s, 1, (uint64_t)s->nodes_count);
+    int primary = (int)alter_truth(s, shard)->descriptor.primary;
     struct sim_node *n;
 
-    if (node == 0 || sim_chance(s, stopping ? 50 : 10)) {
-        node = (int)sim_between(s, 1, (uint64_t)s->nodes_count);
+    if (primary != 0 && sim_chance(s, stopping ? 40 : 70)) {
+        node = primary;
     }
     n = &s->nodes[node];
     if (!n->alive || n->paused_until_us > s->now_us) {
-        return;
+        return false;
     }
+    faults_hit(s, stopping ? FAULT_STOP : FAULT_HANDOFF, node);
     if (stopping && sim_chance(s, 10)) {
         for (int i = 1; i <= s->nodes_count; i++) {
             if (s->nodes[i].alive && s->nodes[i].paused_until_us <= s->now_us) {
@@ -164,9 +168,14 @@ void handoff_ask(struct sim *s, bool stopping)
         }
     } else if (stopping) {
         stop(s, n);
-    } else if (n->shards[shard] != NULL && !n->shards[shard]->handing) {
+    } else if (n->shards[shard] != NULL && (n->shards[shard]->handing == 0 || sim_chance(s, 30))) {
         ask(n->shards[shard], to, false);
+        /* Somebody else asks at the same time. */
+        if (n->alive && n->shards[shard] != NULL && sim_chance(s, 10)) {
+            ask(n->shards[shard], to, false);
+        }
     }
+    return true;
 }
 
 /* --- engines ------------------------------------------------------------------------------------------------------ */
@@ -210,8 +219,10 @@ void handoff_heal(struct sim *s)
     for (int i = 1; i <= s->nodes_count; i++) {
         struct sim_node *n = &s->nodes[i];
 
-        if (n->alive && n->stopping) {
-            node_crash(s, n, false); /* a process that was told to stop is of no use any more */
+        /* A process that was told to stop is of no use any more; damage has to be found; who does not trust the
+         * coordinator has to begin anew. */
+        if (n->alive && (n->stopping || n->flipped || n->regressed)) {
+            node_crash(s, n, false);
         }
         if (n->engine_down) {
             n->engine_down = false;

@@ -123,12 +123,12 @@ static void dial(struct sim *s, int from, int to, uint64_t delay_us)
     sim_after(s, delay_us, from, dial_fire)->a = (uint64_t)to;
 }
 
-void net_break(struct sim *s, int from, int to)
+bool net_break(struct sim *s, int from, int to)
 {
     struct sim_conn *c = &s->conns[from][to];
 
     if (!c->up) {
-        return;
+        return false;
     }
     c->up = false;
     c->told_dead = false;
@@ -137,6 +137,7 @@ void net_break(struct sim *s, int from, int to)
     }
     tell(s, from, to, REPLICA_PEER_DOWN, c->peer);
     dial(s, from, to, sim_between(s, 100, 2 * SIM_MS));
+    return true;
 }
 
 /* --- messages ----------------------------------------------------------------------------------------------------- */
@@ -199,14 +200,21 @@ bool net_send(struct sim *s, int from, int to, struct sim_msg *msg)
         net_msg_free(msg);
         return false;
     }
-    if (s->faults && s->weights[0] != 0 && sim_below(s, 1000) < s->weights[0]) {
+    s->messages++;
+    if (s->nodes[from].shards[msg->shard] != NULL && faults_rate(s, FAULT_LOSS, 1000)) {
+        faults_hit_shard(s, FAULT_LOSS, s->nodes[from].shards[msg->shard]);
         at_us += sim_between(s, 0, 200 * SIM_MS); /* a lost packet, sent again */
+    }
+    if (s->now_us < c->slow_until_us) {
+        at_us += c->slow_us;
     }
     if (at_us < c->last_us) {
         at_us = c->last_us;
     }
     c->last_us = at_us;
-    if (s->faults && s->weights[1] != 0 && msg->kind == SIM_MSG_REPLICA && sim_below(s, 1000) < s->weights[1]) {
+    if (msg->kind == SIM_MSG_REPLICA && s->nodes[from].shards[msg->shard] != NULL &&
+        faults_rate(s, FAULT_DOUBLE, 1000)) {
+        faults_hit_shard(s, FAULT_DOUBLE, s->nodes[from].shards[msg->shard]);
         post(s, from, to, msg_copy(msg), at_us + sim_between(s, 0, 300 * SIM_MS));
     }
     post(s, from, to, msg, at_us);
@@ -221,7 +229,7 @@ static void silence_fire(struct sim *s, struct sim_event *e)
     const struct sim_conn *c = &s->conns[from][to];
 
     if (c->up && c->blocked && c->number == e->b) {
-        net_break(s, from, to);
+        (void)net_break(s, from, to);
     }
 }
 
@@ -264,7 +272,7 @@ void net_refuse(struct sim *s, int from, int to, bool refused)
 {
     s->conns[from][to].refused = refused;
     if (refused) {
-        net_break(s, from, to);
+        (void)net_break(s, from, to);
     }
 }
 
@@ -273,7 +281,7 @@ static void break_fire(struct sim *s, struct sim_event *e)
     int from = e->node, to = (int)e->a;
 
     if (s->conns[from][to].number == e->b) {
-        net_break(s, from, to);
+        (void)net_break(s, from, to);
     }
 }
 

@@ -1,15 +1,41 @@
 #include "tests/simulation/sim.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { NODE_TICK_US = 10 * SIM_MS };
 
+static uint64_t clock_us(const struct sim *s, const struct sim_node *n)
+{
+    int64_t passed_us = (int64_t)(s->now_us - n->clock_at_us);
+
+    return n->clock_us +
+           (uint64_t)(passed_us + passed_us / 1000000 * n->clock_ppm + passed_us % 1000000 * n->clock_ppm / 1000000);
+}
+
 uint64_t node_now_ms(const struct sim *s, const struct sim_node *n)
 {
-    uint64_t us = (uint64_t)((int64_t)s->now_us + (int64_t)s->now_us / 1000000 * n->clock_drift_ppm +
-                             (int64_t)s->now_us % 1000000 * n->clock_drift_ppm / 1000000);
+    return clock_us(s, n) / SIM_MS;
+}
 
-    return n->clock_offset_ms + us / SIM_MS;
+void node_clock_change(struct sim *s, struct sim_node *n)
+{
+    int64_t span = s->clock_ppm_max - s->clock_ppm_min;
+
+    n->clock_us = clock_us(s, n);
+    n->clock_at_us = s->now_us;
+    /* The fastest and the slowest rate are the ones that matter. */
+    switch (sim_below(s, 4)) {
+    case 0:
+        n->clock_ppm = s->clock_ppm_min;
+        break;
+    case 1:
+        n->clock_ppm = s->clock_ppm_max;
+        break;
+    default:
+        n->clock_ppm = s->clock_ppm_min + (int64_t)sim_below(s, (uint64_t)span + 1);
+        break;
+    }
 }
 
 uint64_t node_log_id(struct sim_node *n)
@@ -107,8 +133,8 @@ static void fill_config(struct sim *s, struct sim_node *n, otr_shard id, struct 
                     .suspect_timeout_ms = 1000,
                     .patience_ms = 50,
                     .heartbeat_ms = 100,
-                    .dedup_window_ms = 600000,
-                    .dedup_ids_min = 100000,
+                    .dedup_window_ms = SIM_DEDUP_WINDOW_MS,
+                    .dedup_ids_min = 10,
                     .seed_entries = 60},
     };
 }
@@ -123,10 +149,19 @@ struct sim_shard *node_shard_make(struct sim *s, struct sim_node *n, otr_shard i
 
     (void)journal_shard(n->journal, id, &state);
     durable.untrusted = state.damaged || state.seed_unfinished;
+    if (state.seed_unfinished) {
+        sim_reached(s, SIM_SEED_TORN);
+    }
+    if (state.damaged) {
+        sim_reached(s, n->distrusted ? SIM_DISK_DISTRUSTED : SIM_DISK_DAMAGED);
+    }
+    if (n->appended[id] > last) {
+        sim_reached(s, SIM_DISK_LOST_UNSYNCED);
+    }
     if (durable.untrusted) {
         shard_clear(sh, (struct otr_position){0});
     } else if (state.last.index != last || state.base.index != sh->base.index) {
-        sim_fail(s, "node %d shard %u: the journal says %" PRIu64 "..%" PRIu64 ", its records %" PRIu64 "..%" PRIu64,
+        sim_fail(s, "journal: node %d shard %u: it says %" PRIu64 "..%" PRIu64 ", its records %" PRIu64 "..%" PRIu64,
                  n->id, id, state.base.index, state.last.index, sh->base.index, last);
     }
     sh->meta = state.meta;
@@ -151,7 +186,7 @@ struct sim_shard *node_shard_make(struct sim *s, struct sim_node *n, otr_shard i
               durable.untrusted ? ", untrusted" : "");
     if (!durable.untrusted) {
         if (restore_log(sh) != 0) {
-            sim_fail(s, "node %d shard %u: the core refuses what the journal recovered", n->id, id);
+            sim_fail(s, "journal: node %d shard %u: the core refuses what the journal recovered", n->id, id);
         }
         check_recovered(sh);
         shard_apply_to(sh, durable.committed_index);
@@ -188,6 +223,46 @@ static void made_cb(otr_shard shard, void *data)
     m->ids[m->count++] = shard;
 }
 
+static void close_all(struct sim *s, struct sim_node *n, uint64_t calls);
+
+static void start_again_fire(struct sim *s, struct sim_event *e)
+{
+    if (!s->nodes[e->a].alive) {
+        node_start(s, &s->nodes[e->a]);
+    }
+}
+
+/* The program ends with an error, and is started again by whoever looks after it. */
+static void start_failed(struct sim *s, struct sim_node *n, int status, const struct otr_errmsg *msg)
+{
+    n->journal = NULL;
+    n->alive = false;
+    sim_trace(s, "node %d cannot start: %s: %s", n->id, otr_strerror(status), msg->text);
+    if (status != OTR_IO && status != OTR_NOSPACE) {
+        sim_fail(s, "journal: node %d cannot start: %s: %s", n->id, otr_strerror(status), msg->text);
+    }
+    sim_reached(s, SIM_START_FAILED);
+    close_all(s, n, 0);
+    fake_disk_crash_as(n->disk, FAKE_DISK_KEEP_ALL, &s->rng);
+    sim_after(s, sim_between(s, 20 * SIM_MS, 500 * SIM_MS), 0, start_again_fire)->a = (uint64_t)n->id;
+}
+
+/* Name and size of the newest segment; 0: there is none. */
+static uint64_t last_segment(const struct sim_node *n, char name[16])
+{
+    uint64_t bytes = 0;
+    char next[16];
+
+    for (uint32_t i = 1;; i++) {
+        snprintf(next, sizeof next, "%08u.log", i);
+        if (!fake_disk_exists(n->disk, next)) {
+            return bytes;
+        }
+        memcpy(name, next, sizeof next);
+        bytes = fake_disk_size(n->disk, next);
+    }
+}
+
 void node_start(struct sim *s, struct sim_node *n)
 {
     struct recovery r = {.sim = s, .node = n};
@@ -196,6 +271,8 @@ void node_start(struct sim *s, struct sim_node *n)
                                     .identity = "sim/node"};
     struct otr_errmsg msg = {0};
     struct made made = {0};
+    uint64_t last_bytes;
+    char last_name[16];
     int rv;
 
     n->alive = true;
@@ -205,13 +282,24 @@ void node_start(struct sim *s, struct sim_node *n)
     n->incarnation = ++s->incarnations;
     n->paused_until_us = 0;
     n->process_start_ms = node_now_ms(s, n);
+    n->distrusted = fake_disk_exists(n->disk, "FAILED");
+    n->revision = 0;
+    n->regressed = false;
+    n->flipped = false;
+    n->flush_not_before_us = 0;
     n->fs = sim_disk_new(n->disk);
     config.fs = sim_disk_fs(n->fs);
+    last_bytes = last_segment(n, last_name);
     rv = journal_open(&n->journal, &config, recover_visit, &r, &msg);
     if (rv != 0) {
-        n->journal = NULL;
-        sim_fail(s, "node %d: journal_open: %s: %s", n->id, otr_strerror(rv), msg.text);
+        start_failed(s, n, rv, &msg);
         return;
+    }
+    if (last_bytes > 0 && (!fake_disk_exists(n->disk, last_name) || fake_disk_size(n->disk, last_name) < last_bytes)) {
+        sim_reached(s, SIM_DISK_TORN);
+    }
+    if (fake_disk_exists(n->disk, "00000002.log")) {
+        sim_reached(s, SIM_DISK_SEGMENTS);
     }
     sim_trace(s, "node %d starts as incarnation %" PRIu64, n->id, n->incarnation);
     journal_shards(n->journal, made_cb, &made);
@@ -275,9 +363,12 @@ static void close_all(struct sim *s, struct sim_node *n, uint64_t calls)
 void node_crash(struct sim *s, struct sim_node *n, bool power)
 {
     sim_trace(s, "node %d %s", n->id, power ? "loses power" : "is killed");
-    s->crashes++;
+    s->counts.crashes++;
     n->alive = false;
     n->host_down = power && sim_chance(s, 50);
+    for (uint32_t i = 0; i < SIM_SHARDS_MAX; i++) {
+        n->appended[i] = n->shards[i] == NULL ? 0 : n->shards[i]->base.index + n->shards[i]->entries_count;
+    }
     close_all(s, n, sim_chance(s, 50) ? sim_below(s, 6) : 0);
     if (power) {
         fake_disk_crash(n->disk, &s->rng);
@@ -292,6 +383,8 @@ void node_wipe(struct sim *s, struct sim_node *n)
     sim_trace(s, "node %d: the disk is emptied", n->id);
     fake_disk_free(n->disk);
     n->disk = fake_disk_new();
+    n->disk_full = false;
+    memset(n->appended, 0, sizeof n->appended);
 }
 
 void node_free(struct sim *s, struct sim_node *n)
@@ -360,9 +453,22 @@ static void flush_fire(struct sim *s, struct sim_event *e)
     n->batch = NULL;
     journal_flush_run(batch);
     rv = journal_flush_end(n->journal, batch, note_durable, &report, NULL);
+    if (rv == OTR_NOSPACE) {
+        if (!n->space_waited) {
+            sim_trace(s, "node %d: the disk is full", n->id);
+        }
+        sim_reached(s, SIM_DISK_FULL_WAITS);
+        n->space_waited = true;
+        n->flush_not_before_us = s->now_us + 50 * SIM_MS;
+        return;
+    }
     if (rv != 0) {
         flush_failed(s, n);
         return;
+    }
+    if (n->space_waited) {
+        n->space_waited = false;
+        sim_reached(s, SIM_DISK_FULL_GOES_ON);
     }
     for (size_t i = 0; i < report.count && n->alive; i++) {
         if (n->shards[report.lines[i].shard] != NULL) {
@@ -376,14 +482,15 @@ void node_turn_end(struct sim *s, struct sim_node *n)
 {
     uint64_t delay_us = sim_between(s, s->sync_us / 2, s->sync_us * 3 / 2);
 
-    if (n->batch != NULL || n->journal == NULL || journal_failed(n->journal)) {
+    if (n->batch != NULL || n->journal == NULL || journal_failed(n->journal) || s->now_us < n->flush_not_before_us) {
         return;
     }
     n->batch = journal_flush_begin(n->journal);
     if (n->batch == NULL) {
         return;
     }
-    if (s->faults && s->weights[3] != 0 && sim_below(s, 1000) < s->weights[3]) {
+    if (faults_rate(s, FAULT_SLOW_SYNC, 1000)) {
+        faults_hit(s, FAULT_SLOW_SYNC, n->id);
         delay_us += sim_between(s, 0, 800 * SIM_MS);
     }
     sim_after(s, delay_us, n->id, flush_fire);

@@ -99,7 +99,10 @@ void seed_start(struct sim_shard *sh, otr_node to)
     head->ids = NULL;
     head->ids_count = 0;
     sh->seed_out[to] = ++sh->seeds;
-    s->seeds++;
+    s->counts.seeds_sent++;
+    if (sh->base.index > 0) {
+        sim_reached(s, SIM_SEED_ON);
+    }
     sim_trace(s, "node %d shard %u: seeds node %u with all up to %" PRIu64, sh->node->id, sh->id, to,
               seed->position.index);
     seed_send(sh, (int)to, SIM_MSG_SEED_BEGIN, sh->seeds, head);
@@ -134,6 +137,7 @@ static void seed_in_timeout(struct sim *s, struct sim_event *e)
         return;
     }
     sim_trace(s, "node %d shard %u: the seed broke off", sh->node->id, sh->id);
+    sim_reached(s, SIM_SEED_BROKEN);
     sh->seed_in = 0;
     shard_step(sh, &(struct replica_event){.type = REPLICA_EV_SEED_DONE, .seed_done = {.ok = false}});
 }
@@ -158,6 +162,7 @@ void seed_take_begin(struct sim_shard *sh, int from, const struct sim_msg *msg)
                                       .new_log_id = node_log_id(sh->node)},
                    });
     if (!sh->seed_accepted) {
+        sim_reached(sh->sim, SIM_SEED_REFUSED);
         sh->seed_in = 0;
         seed_reply(sh, from, false);
         return;
@@ -188,7 +193,7 @@ void seed_take_rest(struct sim_shard *sh, int from, const struct sim_msg *msg)
     for (size_t i = 0; i < seed->ids_count && rv == 0; i++) {
         rv = replica_restore_request(sh->replica, &seed->ids[i].entry, seed->ids[i].outcome, true);
         if (rv != 0) {
-            sim_fail(sh->sim, "node %d shard %u: the core refuses a seed's request id", sh->node->id, sh->id);
+            sim_fail(sh->sim, "Q1: node %d shard %u: the core refuses a seed's request id", sh->node->id, sh->id);
         }
     }
     if (rv == 0) {

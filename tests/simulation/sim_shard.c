@@ -51,8 +51,8 @@ void shard_take_entry(struct sim_shard *sh, const struct record_header *h, const
                             .hash = h->checksum,
                             .kind = h->kind};
     if (h->index != sh->base.index + sh->entries_count) {
-        sim_fail(sh->sim, "node %d shard %u: entry %" PRIu64 " follows %" PRIu64, sh->node->id, sh->id, h->index,
-                 sh->base.index + sh->entries_count - 1);
+        sim_fail(sh->sim, "journal: node %d shard %u: entry %" PRIu64 " follows %" PRIu64, sh->node->id, sh->id,
+                 h->index, sh->base.index + sh->entries_count - 1);
     }
     if (h->kind == RECORD_PUT) {
         struct body_iter it;
@@ -61,7 +61,8 @@ void shard_take_entry(struct sim_shard *sh, const struct record_header *h, const
 
         if (body_iter_init(&it, RECORD_PUT, body, h->body_bytes) != 0 || body_next(&it, &p) != 0 ||
             !point_values(&p, &e->key, &v)) {
-            sim_fail(sh->sim, "node %d shard %u: entry %" PRIu64 " has a damaged body", sh->node->id, sh->id, h->index);
+            sim_fail(sh->sim, "journal: node %d shard %u: entry %" PRIu64 " has a damaged body", sh->node->id, sh->id,
+                     h->index);
             return;
         }
         e->value = v.value;
@@ -76,12 +77,12 @@ void shard_seed_read(struct sim_shard *sh, const uint8_t *body, size_t bytes)
     uint32_t key;
 
     if (body_iter_init(&it, RECORD_PUT, body, bytes) != 0) {
-        sim_fail(sh->sim, "node %d shard %u: damaged seed", sh->node->id, sh->id);
+        sim_fail(sh->sim, "journal: node %d shard %u: damaged seed", sh->node->id, sh->id);
         return;
     }
     while (body_next(&it, &p) == 0) {
         if (!point_values(&p, &key, &v)) {
-            sim_fail(sh->sim, "node %d shard %u: damaged point in a seed", sh->node->id, sh->id);
+            sim_fail(sh->sim, "journal: node %d shard %u: damaged point in a seed", sh->node->id, sh->id);
             return;
         }
         sh->values[key] = v;
@@ -109,18 +110,15 @@ void shard_clear(struct sim_shard *sh, struct otr_position base)
 
 void shard_apply_to(struct sim_shard *sh, uint64_t index)
 {
-    uint64_t from = sh->commit + 1;
+    struct replica_status status;
 
-    if (index < from) {
-        return;
-    }
-    check_committed(sh, from, index);
-    for (uint64_t i = from; i <= index; i++) {
+    replica_status(sh->replica, node_now_ms(sh->sim, sh->node), &status);
+    for (uint64_t i = sh->commit + 1; i <= index; i++) {
         const struct sim_entry *e = shard_entry(sh, i);
         uint32_t outcome = 0;
 
-        if (e == NULL) {
-            return; /* the checker has complained */
+        if (!check_apply(sh, i, &status)) {
+            return;
         }
         if (e->kind == RECORD_PUT) {
             outcome = (uint32_t)sh->values[e->key].index; /* depends on all that came before */
@@ -128,8 +126,9 @@ void shard_apply_to(struct sim_shard *sh, uint64_t index)
             check_outcome(sh, i, outcome, "applied");
         }
         replica_outcome(sh->replica, i, outcome);
+        sh->commit = i;
+        check_digest(sh);
     }
-    sh->commit = index;
 }
 
 /* --- metas -------------------------------------------------------------------------------------------------------- */
@@ -216,7 +215,7 @@ static void pending_answer(struct sim_shard *sh, uint64_t from, uint64_t to, int
         }
         *link = p->next;
         if (status == 0) {
-            check_acked(sh->sim, sh->id, p->index);
+            check_acked(sh, p->index);
         }
         clients_reply(sh->sim, p->client, p->attempt, status, p->index, sh->node->id);
         free(p);
@@ -255,15 +254,15 @@ static void do_reply(struct sim_shard *sh, const struct replica_action *a)
         clients_reply(sh->sim, client, attempt, a->reply.status, 0, sh->node->id);
         break;
     case REPLICA_REPLY_DUPLICATE:
-        sh->sim->check.duplicates++;
+        sh->sim->counts.duplicates++;
         check_outcome(sh, a->reply.index, a->reply.outcome, "answered to a duplicate");
-        check_acked(sh->sim, sh->id, a->reply.index);
+        check_acked(sh, a->reply.index);
         clients_reply(sh->sim, client, attempt, 0, a->reply.index, sh->node->id);
         break;
     case REPLICA_REPLY_JOIN:
         if (a->reply.index <= sh->answerable) {
-            sim_fail(sh->sim, "node %d shard %u: told to wait for entry %" PRIu64 ", which is answerable", sh->node->id,
-                     sh->id, a->reply.index);
+            sim_fail(sh->sim, "Q2: node %d shard %u: told to wait for entry %" PRIu64 ", which is answerable",
+                     sh->node->id, sh->id, a->reply.index);
         }
         pending_add(sh, a->reply.ticket, a->reply.index);
         break;
@@ -281,7 +280,7 @@ static void do_append_raw(struct sim_shard *sh, const struct replica_action *a)
 
     for (at = 0; at < in->bytes_count; at += record_bytes(h.body_bytes)) {
         if (record_read(in->bytes + at, in->bytes_count - at, &h) != 0) {
-            sim_fail(sh->sim, "damaged records in a message");
+            sim_fail(sh->sim, "journal: damaged records in a message");
             return;
         }
         if (h.index == a->append_raw.first) {
@@ -291,7 +290,8 @@ static void do_append_raw(struct sim_shard *sh, const struct replica_action *a)
     rv = journal_append_raw(sh->node->journal, sh->id, in->bytes + start, in->bytes_count - start);
     if (rv != 0) {
         if (!journal_failed(sh->node->journal)) {
-            sim_fail(sh->sim, "node %d shard %u: journal_append_raw: %s", sh->node->id, sh->id, otr_strerror(rv));
+            sim_fail(sh->sim, "journal: node %d shard %u: journal_append_raw: %s", sh->node->id, sh->id,
+                     otr_strerror(rv));
         }
         return;
     }
@@ -309,6 +309,16 @@ static void do_cut(struct sim_shard *sh, uint64_t index)
         sim_fail(sh->sim, "I3: node %d shard %u cuts at %" PRIu64 ", committed is %" PRIu64, sh->node->id, sh->id,
                  index, sh->commit);
         return;
+    }
+    sim_reached(sh->sim, SIM_TAIL_CUT);
+    if (sh->base.index + sh->entries_count > index) {
+        sim_reached(sh->sim, SIM_TAIL_CUT_LONG);
+    }
+    if (sh->durable_index >= index) {
+        sim_reached(sh->sim, SIM_TAIL_CUT_DURABLE);
+    }
+    if (shard_entry(sh, index)->kind == RECORD_PUT) {
+        sim_reached(sh->sim, SIM_TAIL_CUT_REQUEST);
     }
     pending_answer(sh, index, UINT64_MAX, OTR_UNKNOWN);
     (void)journal_cut(sh->node->journal, sh->id, index);
@@ -357,6 +367,7 @@ static int read_entries(struct sim *s, struct sim_node *n, const struct append_j
     if (rv != OTR_UNAVAIL) {
         return rv;
     }
+    sim_reached(s, SIM_ENTRIES_FROM_FILES);
     reader = journal_reader_new(n->journal);
     rv = journal_reader_entries(reader, job->shard, first, *last, 1 << 20);
     if (rv == 0) {
@@ -371,6 +382,10 @@ static int read_entries(struct sim *s, struct sim_node *n, const struct append_j
         *last = got->last;
     }
     journal_reader_free(reader);
+    if (rv != 0) {
+        sim_reached(s, SIM_DISK_READ_FAILED);
+        rv = OTR_IO;
+    }
     return rv;
 }
 
@@ -425,7 +440,7 @@ static void deliver_replica(struct sim_shard *sh, int from, const struct sim_msg
         struct record_header h;
 
         if (record_read(msg->bytes + at, msg->bytes_count - at, &h) != 0) {
-            sim_fail(sh->sim, "damaged records in a message");
+            sim_fail(sh->sim, "journal: damaged records in a message");
             break;
         }
         entries = sim_grow(entries, &capacity, count, sizeof *entries);
@@ -439,6 +454,7 @@ static void deliver_replica(struct sim_shard *sh, int from, const struct sim_msg
     if (m.type == REPLICA_MSG_OFFER) {
         check_offer(sh, &m);
     }
+    observe_message(sh, from, &m);
     sh->incoming = msg;
     shard_step(sh, &(struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = (otr_node)from, .msg = &m}});
     sh->incoming = NULL;
@@ -483,9 +499,7 @@ static void do_role(struct sim_shard *sh, const struct replica_action *a)
 
     sh->role = a->role.role;
     sh->epoch = a->role.epoch;
-    if (sh->role == REPLICA_TAKEOVER && sh->returned_epoch != 0 && sh->epoch == sh->returned_epoch + 1) {
-        sh->sim->handoffs.fell_back++;
-    }
+    sh->sim->roles_told++;
     if (sh->role == REPLICA_PRIMARY && sh->sim->excused[sh->id]) {
         sh->sim->excused[sh->id] = false;
         sh->sim->excused_us[sh->id] = sh->sim->now_us;
@@ -493,6 +507,7 @@ static void do_role(struct sim_shard *sh, const struct replica_action *a)
     sim_trace(sh->sim, "node %d shard %u: %s, epoch %" PRIu64 ", primary %u: %s", sh->node->id, sh->id, names[sh->role],
               sh->epoch, a->role.primary, a->role.why);
     check_role(sh);
+    faults_ambush(sh);
 }
 
 static void perform(struct sim_shard *sh, const struct replica_action *a)
@@ -551,7 +566,7 @@ static void perform(struct sim_shard *sh, const struct replica_action *a)
         sim_trace(sh->sim, "node %d shard %u: ALARM %s", sh->node->id, sh->id, a->alarm.text);
         break;
     case REPLICA_DO_FATAL:
-        sim_fail(sh->sim, "node %d shard %u: %s", sh->node->id, sh->id, a->fatal.text);
+        sim_fail(sh->sim, "A7: node %d shard %u: %s", sh->node->id, sh->id, a->fatal.text);
         break;
     case REPLICA_DO_HANDED:
         handoff_done(sh, a);
@@ -567,6 +582,8 @@ void shard_step(struct sim_shard *sh, struct replica_event *ev)
         return;
     }
     ev->now_ms = node_now_ms(sh->sim, n);
+    sh->sim->counts.steps++;
+    sh->stepping = ev->type;
     if (replica_step(sh->replica, ev, &sh->actions) != 0) {
         abort();
     }
@@ -574,7 +591,11 @@ void shard_step(struct sim_shard *sh, struct replica_event *ev)
         struct replica_action a = sh->actions.items[i];
 
         check_action(sh, &a);
+        observe_action(sh, &a);
         perform(sh, &a);
+    }
+    if (n->alive && !sh->sim->failed) {
+        observe_step(sh, ev);
     }
     if (n->alive && sh->role == REPLICA_PRIMARY) {
         check_rights(sh);
