@@ -139,7 +139,7 @@ static void receive(struct client *c)
             return;
         }
         if (c->in_bytes + (size_t)n >= c->in_room) { /* Doubled: a long answer is not copied once for each piece. */
-            c->in_room = 2 * c->in_room + sizeof bytes + 1;
+            c->in_room = 2 * (c->in_bytes + (size_t)n) + 1;
             c->in = realloc(c->in, c->in_room);
         }
         memcpy(c->in + c->in_bytes, bytes, (size_t)n);

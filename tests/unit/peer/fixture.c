@@ -186,7 +186,8 @@ static void good_files(struct peer_config *config, char paths[3][300])
     }
 }
 
-void node_open(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port)
+int node_try(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port,
+             struct otr_errmsg *msg)
 {
     struct peer_config config = {
         .loop = loop,
@@ -200,16 +201,21 @@ void node_open(struct node *n, const char *name, const char *cluster, uint64_t i
         .handlers = {on_link, on_drain, on_replicate, on_beacon, on_call, on_seed, on_intruder},
         .data = n,
     };
-    struct otr_errmsg msg = {0};
     char paths[3][300];
-    int rv;
 
     memset(n, 0, sizeof *n);
     n->incarnation = incarnation;
     if (secure) {
         good_files(&config, paths);
     }
-    rv = peer_hub_new(&n->hub, &config, &msg);
+    return peer_hub_new(&n->hub, &config, msg);
+}
+
+void node_open(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port)
+{
+    struct otr_errmsg msg = {0};
+    int rv = node_try(n, name, cluster, incarnation, port, &msg);
+
     cr_assert(eq(int, rv, 0), "%s", msg.text);
 }
 

@@ -64,6 +64,9 @@ void secure_begin(void);
 
 /* `node` is filled; port 0 takes any. */
 void node_open(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port);
+/* The same, and it may fail. */
+int node_try(struct node *n, const char *name, const char *cluster, uint64_t incarnation, uint16_t port,
+             struct otr_errmsg *msg);
 /* Runs the loop until closed. */
 void node_close(struct node *n);
 struct peer_link *node_dial(struct node *from, const char *to_name, const struct node *to);
