@@ -89,6 +89,7 @@ bool rest_admit(struct rest_request *r, rest_step handler)
         return false;
     }
     r->admission = &r->api->admissions[kind];
+    r->ticket.room = r->admission;
     return true;
 }
 

@@ -67,7 +67,7 @@ static void print_codes(const struct api *a, const struct metrics_out *out)
 static void print_admission(const struct api *a, const struct metrics_out *out)
 {
     static const char *const operations[REST_KINDS] = {"write", "get", "search", "admin"};
-    static const char *const reasons[ADMISSION_VERDICTS] = {"", "count", "bytes", "delay"};
+    static const char *const reasons[ADMISSION_VERDICTS] = {"", "count", "bytes", "delay", "share"};
     static const struct metrics_family families[] = METRICS_FAMILIES(admission_metrics, ADMISSION_METRICS);
     static const struct metrics_family refused_family = {"refused_total", METRICS_COUNTER,
                                                          "Requests refused because there was too much to do", 0};

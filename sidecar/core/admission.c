@@ -86,6 +86,17 @@ enum admission_verdict admission_begin(struct admission *a, uint64_t bytes, uint
     return ADMISSION_OK;
 }
 
+bool admission_share(struct admission *a, uint32_t own)
+{
+    uint32_t free = a->limit > a->count ? a->limit - a->count : 0;
+
+    if (own < (uint64_t)free * ADMISSION_SHARE_TIMES + ADMISSION_SHARE_MIN) {
+        return true;
+    }
+    a->refused[ADMISSION_SHARE]++;
+    return false;
+}
+
 void admission_end(struct admission *a, uint64_t bytes)
 {
     assert(a->count > 0 && a->bytes >= bytes);

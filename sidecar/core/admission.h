@@ -17,13 +17,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ADMISSION_WINDOW_MS = 100 };
+enum { ADMISSION_WINDOW_MS = 100, ADMISSION_SHARE_TIMES = 3, ADMISSION_SHARE_MIN = 16 };
 
 enum admission_verdict {
     ADMISSION_OK = 0,
     ADMISSION_COUNT, /* count_max are under way */
     ADMISSION_BYTES, /* their bytes are too many */
     ADMISSION_DELAY, /* those under way wait too long already */
+    ADMISSION_SHARE, /* one of those who share the room would have too much of it */
     ADMISSION_VERDICTS
 };
 
@@ -54,6 +55,10 @@ void admission_init(struct admission *a, const struct admission_limits *limits, 
 enum admission_verdict admission_ask(struct admission *a, uint64_t bytes, uint64_t now_ms);
 /* ADMISSION_OK: it is under way until admission_end, with the same bytes. Else counted as refused. */
 enum admission_verdict admission_begin(struct admission *a, uint64_t bytes, uint64_t now_ms);
+/* Several share the room: shards, one of which may stand still. Whether one of them with `own` requests under way may
+ * have one more (which is under way already): it may have three times what is free, and ADMISSION_SHARE_MIN always; so
+ * one alone leaves a quarter of the room to the others. False: counted as refused, to be ended. */
+bool admission_share(struct admission *a, uint32_t own);
 void admission_end(struct admission *a, uint64_t bytes);
 /* It was answered this long after it had come. Not told of what failed, or waited for another reason than load. */
 void admission_sample(struct admission *a, uint64_t delay_ms, uint64_t now_ms);

@@ -6,12 +6,16 @@
 #include <math.h>
 #include <stdlib.h>
 
+enum { SHARES = 256 };
+
 struct door {
     struct node *node;
     uv_timer_t timer;
     struct door_op *ops;
     struct node_wait wait;
     bool waiting; /* `wait` is with the node */
+    /* Operations under way by shard; shards of one place share a fate. */
+    uint32_t under_way[NODE_OPS][SHARES];
 };
 
 /* --- operations --------------------------------------------------------------------------------------------------- */
@@ -33,12 +37,32 @@ static void op_free(struct door_op *op)
     arena_close(&arena);
 }
 
+bool door_op_share(struct door_op *op, const otr_shard *shards, size_t count)
+{
+    uint32_t *under_way = op->door->under_way[op->kind->operation];
+
+    for (size_t i = 0; op->ticket != NULL && op->ticket->room != NULL && i < count; i++) {
+        if (!admission_share(op->ticket->room, under_way[shards[i] % SHARES])) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        under_way[shards[i] % SHARES]++;
+    }
+    op->shards = shards;
+    op->shards_count = count;
+    return true;
+}
+
 static void op_finish(struct door_op *op, int status)
 {
     struct door *d = op->door;
 
     assert(!op->ended);
     op->ended = true;
+    for (size_t i = 0; i < op->shards_count; i++) {
+        d->under_way[op->kind->operation][op->shards[i] % SHARES]--;
+    }
     if (op->ticket != NULL) {
         op->ticket->op = NULL;
     }

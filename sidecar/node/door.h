@@ -15,9 +15,10 @@ struct door *door_new(struct node *n); /* NULL: out of memory */
 /* Outstanding requests end with OTR_CANCELED first. */
 void door_close(struct door *d);
 
-/* An operation under way, for door_cancel; the caller's, {NULL} before and after. */
+/* An operation under way; the caller's, `op` NULL before and after. */
 struct door_ticket {
-    struct door_op *op;
+    struct door_op *op;     /* for door_cancel */
+    struct admission *room; /* where the caller counts it: no shard gets more than its share (OTR_BUSY); NULL: any */
 };
 /* Nobody waits for it any more: it ends soon, as if its time were over. */
 void door_cancel(struct door_ticket *ticket);

@@ -220,6 +220,12 @@ static void get_look(struct door_op *op, uint64_t now_ms)
             get_failed(o, OTR_UNAVAIL, "the cluster's shards are not known here yet");
             return;
         }
+        if (!door_op_share(op, &o->shard, 1)) {
+            o->status = OTR_BUSY;
+            otr_errmsg_set(&o->msg, "the shard has too much under way already: try again");
+            op->deadline_ms = now_ms; /* Nobody is asked. */
+            return;
+        }
     }
     door_op_wait(op, now_ms);
     target = next_target(o, now_ms);
@@ -251,7 +257,8 @@ static void get_free(struct door_op *op)
     free(op);
 }
 
-static const struct door_op_kind get_kind = {.look = get_look, .finish = get_finish, .free = get_free};
+static const struct door_op_kind get_kind = {
+    .look = get_look, .finish = get_finish, .free = get_free, .operation = NODE_OP_GET};
 
 int door_get(struct door *d, const struct door_get *g, door_get_cb cb, void *data)
 {

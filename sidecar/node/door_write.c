@@ -354,6 +354,25 @@ static void attempt_start(struct write_op *o, struct part *part, otr_node target
 
 /* --- the operation ------------------------------------------------------------------------------------------------ */
 
+/* False: some shard has too much under way already. Nothing was tried yet. */
+static bool share(struct write_op *o)
+{
+    otr_shard *shards = arena_alloc(&o->op.arena, o->parts_count * sizeof *shards);
+
+    for (size_t i = 0; shards != NULL && i < o->parts_count; i++) {
+        shards[i] = o->parts[i].result.shard;
+    }
+    if (shards != NULL && door_op_share(&o->op, shards, o->parts_count)) {
+        return true;
+    }
+    for (size_t i = 0; i < o->parts_count; i++) {
+        snprintf(o->parts[i].result.message, sizeof o->parts[i].result.message,
+                 "a shard has too much under way already: try again");
+        resolve(o, &o->parts[i], OTR_BUSY, DOOR_NOT_APPLIED);
+    }
+    return false;
+}
+
 static void write_look(struct door_op *op, uint64_t now_ms)
 {
     struct write_op *o = (struct write_op *)op;
@@ -363,6 +382,10 @@ static void write_look(struct door_op *op, uint64_t now_ms)
 
         if (rv != 0) {
             door_op_wait(op, now_ms);
+            return;
+        }
+        if (!share(o)) {
+            door_op_settle(op);
             return;
         }
     }
@@ -458,7 +481,8 @@ static void write_free(struct door_op *op)
     free(op);
 }
 
-static const struct door_op_kind write_kind = {.look = write_look, .finish = write_finish, .free = write_free};
+static const struct door_op_kind write_kind = {
+    .look = write_look, .finish = write_finish, .free = write_free, .operation = NODE_OP_WRITE};
 
 int door_write(struct door *d, const struct door_write *w, door_write_cb cb, void *data)
 {

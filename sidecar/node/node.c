@@ -57,11 +57,6 @@ otr_node node_self(const struct node *n)
     return n->self;
 }
 
-const struct admission *node_admission(const struct node *n, enum node_operation op)
-{
-    return &n->admissions[op];
-}
-
 uint64_t node_incarnation(const struct node *n)
 {
     return n->incarnation;
@@ -501,13 +496,6 @@ static void start_handles(struct node *n)
     later_start(n);
 }
 
-/* Of all doors together; each door has bounds of its own. A search counts once a shard. */
-static const struct admission_limits admission_limits[NODE_OPS] = {
-    [NODE_OP_WRITE] = {.count_min = 64, .count_max = 8192, .bytes_max = 128 << 20},
-    [NODE_OP_GET] = {.count_min = 256, .count_max = 16384, .bytes_max = UINT64_MAX},
-    [NODE_OP_SEARCH] = {.count_min = 64, .count_max = 4096, .bytes_max = UINT64_MAX},
-};
-
 static struct node *make(const struct node_config *config)
 {
     struct node *n = calloc(1, sizeof *n);
@@ -533,13 +521,7 @@ static struct node *make(const struct node_config *config)
     compression_start(n, config->compression);
     n->apply_wait_ms = 1000;
     n->read_lag_ms = 500;
-    for (int op = 0; op < NODE_OPS; op++) {
-        struct admission_limits limits = admission_limits[op];
-
-        /* More patient than the doors: a request is refused most cheaply where it comes in. */
-        limits.delay_max_ms = (config->delay_max_ms != 0 ? config->delay_max_ms : NODE_DELAY_MAX_MS) / 2 * 3;
-        admission_init(&n->admissions[op], &limits, n->started_ms);
-    }
+    admit_init(n, config->delay_max_ms);
     n->self = topology_intern(n->topology, n->name);
     if (n->self == OTR_NODE_NONE) {
         goto err;

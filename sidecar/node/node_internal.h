@@ -110,6 +110,7 @@ struct shard {
     struct replica_actions actions;
     struct replica_event *queued;
     size_t queued_count, queued_capacity;
+    uint32_t under_way[NODE_OPS];    /* let in by admit_begin */
     struct write *current_write;     /* while EV_WRITE is stepped */
     const struct incoming *incoming; /* while an APPEND is stepped */
 
@@ -442,5 +443,14 @@ void read_wait_later(struct later *l);
  */
 void read_anchor(struct shard *s, enum node_consistency c, bool *anchored, uint64_t *need_index);
 int read_right(struct shard *s, enum node_consistency c, uint64_t now_ms, bool *need_descriptor);
+
+/* --- admit.c --- */
+
+void admit_init(struct node *n, uint32_t delay_max_ms);
+/* 0 or OTR_BUSY; 0: it is under way until admit_end, with the same bytes. */
+int admit_begin(struct shard *s, enum node_operation op, size_t bytes);
+void admit_end(struct shard *s, enum node_operation op, size_t bytes);
+/* It was answered; times of clock_now_ns. */
+void admit_sample(struct shard *s, enum node_operation op, uint64_t started_ns, uint64_t end_ns);
 
 #endif

@@ -140,13 +140,10 @@ struct get {
 
 static void get_end(struct get *g, int status, const struct otr_point *points, size_t count)
 {
-    struct admission *admission = &g->shard->node->admissions[NODE_OP_GET];
-    uint64_t now_ns = clock_now_ns();
-
     metrics_observe_since_ns(&g->shard->node->metrics.node.get_seconds, g->started_ns);
-    admission_end(admission, 0);
+    admit_end(g->shard, NODE_OP_GET, 0);
     if (status == 0) {
-        admission_sample(admission, (now_ns - g->started_ns) / 1000000, now_ns / 1000000);
+        admit_sample(g->shard, NODE_OP_GET, g->started_ns, clock_now_ns());
     }
     g->cb(g->data, status, points, count, &g->msg);
     if (g->reader != NULL) {
@@ -288,12 +285,12 @@ int node_get(struct node *n, const struct node_get *get, node_get_cb cb, void *d
     if (s == NULL || n->closing) {
         return OTR_NOTPRIMARY;
     }
-    if (admission_begin(&n->admissions[NODE_OP_GET], 0, clock_now_ms()) != ADMISSION_OK) {
+    if (admit_begin(s, NODE_OP_GET, 0) != 0) {
         return OTR_BUSY;
     }
     g = calloc(1, sizeof *g);
     if (g == NULL) {
-        admission_end(&n->admissions[NODE_OP_GET], 0);
+        admit_end(s, NODE_OP_GET, 0);
         return OTR_NOMEM;
     }
     g->shard = s;

@@ -150,9 +150,7 @@ static void forget_reader(struct search *x)
 
 static void search_end(struct search *x, int status)
 {
-    struct admission *admission = &x->shard->node->admissions[NODE_OP_SEARCH];
     struct node_hit *hits = NULL;
-    uint64_t now_ns;
     bool need;
 
     if (status == 0 && !x->shown) {
@@ -171,10 +169,9 @@ static void search_end(struct search *x, int status)
         }
     }
     metrics_observe_since_ns(&x->shard->node->metrics.node.search_seconds, x->started_ns);
-    now_ns = clock_now_ns();
-    admission_end(admission, 0);
+    admit_end(x->shard, NODE_OP_SEARCH, 0);
     if (status == 0) {
-        admission_sample(admission, (now_ns - x->started_ns) / 1000000, now_ns / 1000000);
+        admit_sample(x->shard, NODE_OP_SEARCH, x->started_ns, clock_now_ns());
     }
     x->cb(x->data, status, hits, status == 0 ? x->top.count : 0, &x->msg);
     free(hits);
@@ -506,12 +503,12 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
     if (search->k == 0 || search->k > SEARCH_K_MAX) {
         return OTR_INVALID;
     }
-    if (admission_begin(&n->admissions[NODE_OP_SEARCH], 0, clock_now_ms()) != ADMISSION_OK) {
+    if (admit_begin(s, NODE_OP_SEARCH, 0) != 0) {
         return OTR_BUSY;
     }
     x = calloc(1, sizeof *x);
     if (x == NULL) {
-        admission_end(&n->admissions[NODE_OP_SEARCH], 0);
+        admit_end(s, NODE_OP_SEARCH, 0);
         return OTR_NOMEM;
     }
     x->top.hits = calloc(search->k, sizeof *x->top.hits);
@@ -523,7 +520,7 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
         cJSON_Delete(x->filter);
         free(x->top.hits);
         free(x);
-        admission_end(&n->admissions[NODE_OP_SEARCH], 0);
+        admit_end(s, NODE_OP_SEARCH, 0);
         return rv;
     }
     x->top.k = search->k;

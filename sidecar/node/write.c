@@ -52,7 +52,7 @@ static void finish(struct shard *s, struct write *w, int status, const char *mes
     write_drop_body(s, w);
     count(s, w, status);
     if (w->admitted) {
-        admission_end(&s->node->admissions[NODE_OP_WRITE], w->body_bytes);
+        admit_end(s, NODE_OP_WRITE, w->body_bytes);
         w->admitted = false;
     }
     w->result.status = status;
@@ -191,12 +191,9 @@ static bool answerable(struct shard *s, struct write *w, uint64_t now_ms)
 static void sample(struct shard *s, const struct write *w, uint64_t now_ms)
 {
     bool moving = feeder_current(s->feeder) && feeder_behind_ms(s->feeder, now_ms) <= s->node->read_lag_ms;
-    uint64_t end_ms = moving ? now_ms : w->committed_ns / 1000000;
-    uint64_t started_ms = w->started_ns / 1000000;
 
-    if (w->admitted) { /* now_ms may be older than a write that came in this turn */
-        admission_sample(&s->node->admissions[NODE_OP_WRITE], end_ms > started_ms ? end_ms - started_ms : 0,
-                         clock_now_ms());
+    if (w->admitted) {
+        admit_sample(s, NODE_OP_WRITE, w->started_ns, moving ? now_ms * 1000000 : w->committed_ns);
     }
 }
 
@@ -360,7 +357,7 @@ int node_write(struct node *n, otr_shard shard, const struct otr_request_id *id,
     w->body_bytes = body_bytes;
     /* A retry of what stands in the log takes no room (Q1), and what is not ours to do is refused for that reason. */
     if (s->role == REPLICA_PRIMARY && !replica_knows(s->replica, id)) {
-        w->admitted = admission_begin(&n->admissions[NODE_OP_WRITE], body_bytes, clock_now_ms()) == ADMISSION_OK;
+        w->admitted = admit_begin(s, NODE_OP_WRITE, body_bytes) == 0;
         if (!w->admitted) {
             finish(s, w, OTR_BUSY, "the shard's primary has too much to do");
             return 0;

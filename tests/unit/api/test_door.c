@@ -423,6 +423,80 @@ Test(door, what_nobody_waits_for_ends_soon)
     door_cancel(&ticket); /* It is over: nothing happens. */
 }
 
+static unsigned waiting, busy;
+
+static void count_write(void *data, const struct door_write_result *r)
+{
+    (void)data;
+    waiting--;
+    busy += r->status == OTR_BUSY;
+    cr_assert(eq(int, r->parts[0].applied, DOOR_NOT_APPLIED));
+}
+
+static void count_get(void *data, int status, const struct otr_point *p, const struct otr_errmsg *msg)
+{
+    (void)data;
+    (void)p;
+    (void)msg;
+    waiting--;
+    busy += status == OTR_BUSY;
+}
+
+/* A shard without a primary fills its share of the room, not all of it. */
+Test(door, a_shard_that_stands_still_leaves_room_to_the_others)
+{
+    static const struct admission_limits limits = {
+        .count_min = 100, .count_max = 100, .bytes_max = UINT64_MAX, .delay_max_ms = 500};
+    static struct door_ticket tickets[100];
+    static struct otr_point points[100];
+    static char ids[100][16];
+    struct admission room[2]; /* writes, gets */
+    unsigned n = 0;
+
+    fake_primary(f.w, 0, 0);
+    for (int kind = 0; kind < 2; kind++) {
+        unsigned before = busy;
+
+        admission_init(&room[kind], &limits, clock_now_ms());
+        for (int i = 0; i < 90; i++) {
+            struct door_write w = {.collection = 77,
+                                   .kind = RECORD_PUT,
+                                   .points = &points[i],
+                                   .points_count = 1,
+                                   .request_id = {{7, (uint8_t)i}},
+                                   .timeout_ms = 20000,
+                                   .ticket = &tickets[i]};
+            struct door_get g = {
+                .collection = 77, .consistency = NODE_LINEARIZABLE, .timeout_ms = 20000, .ticket = &tickets[i]};
+
+            fake_id_in(f.w, 0, &n, ids[i]);
+            g.id = ids[i];
+            g.id_bytes = strlen(ids[i]);
+            points[i] =
+                (struct otr_point){.id = ids[i], .id_bytes = (uint32_t)g.id_bytes, .dimension = 3, .vector = unit};
+            tickets[i] = (struct door_ticket){.room = &room[kind]};
+            cr_assert(eq(int, admission_begin(&room[kind], 0, clock_now_ms()), ADMISSION_OK));
+            waiting++;
+            cr_assert(zero(int, kind == 0 ? door_write(f.door, &w, count_write, NULL)
+                                          : door_get(f.door, &g, count_get, NULL)));
+        }
+        run_for(&f.loop, 50);
+        cr_assert(ge(uint, busy - before, 8)); /* of 90: at 80 it has four fifths */
+        cr_assert(le(uint, busy - before, 20));
+        cr_assert(eq(ulong, room[kind].refused[ADMISSION_SHARE], busy - before));
+        cr_assert(eq(uint, waiting, 90 - (busy - before)));
+        for (int i = 0; i < 90; i++) {
+            door_cancel(&tickets[i]);
+        }
+        run_for(&f.loop, 50);
+        cr_assert(zero(uint, waiting));
+        /* Its place is free again, and was never taken from others. */
+        cr_assert(admission_share(&room[kind], 0));
+    }
+    put(1, 5000);
+    cr_assert(eq(int, f.status, 0));
+}
+
 Test(door, closing_ends_what_is_under_way)
 {
     otr_shard shard = 0;

@@ -165,6 +165,42 @@ Test(admission, silence_with_something_under_way_changes_nothing)
     cr_assert(eq(uint, a.limit, 60));
 }
 
+/* One shard that stands still cannot keep the others out, and the others may use all that it leaves. */
+Test(admission, one_of_many_leaves_room_to_the_others)
+{
+    static const struct admission_limits wide = {
+        .count_min = 1, .count_max = 1000, .bytes_max = 1 << 20, .delay_max_ms = DELAY_MS};
+    uint32_t own[3] = {0};
+
+    admission_init(&a, &wide, now_ms);
+    for (int shard = 0; shard < 3; shard++) {
+        while (admission_begin(&a, 0, now_ms) == ADMISSION_OK) {
+            if (!admission_share(&a, own[shard])) {
+                admission_end(&a, 0);
+                break;
+            }
+            own[shard]++;
+        }
+    }
+    cr_assert(ge(uint, own[0], 745));
+    cr_assert(le(uint, own[0], 760));
+    cr_assert(ge(uint, own[1], 180));
+    cr_assert(ge(uint, own[2], 40));
+    cr_assert(eq(ulong, a.refused[ADMISSION_SHARE], 3));
+}
+
+Test(admission, few_are_nobodys_share)
+{
+    static const struct admission_limits narrow = {
+        .count_min = 1, .count_max = ADMISSION_SHARE_MIN, .bytes_max = 1 << 20, .delay_max_ms = DELAY_MS};
+
+    admission_init(&a, &narrow, now_ms);
+    for (uint32_t own = 0; own < ADMISSION_SHARE_MIN; own++) {
+        cr_assert(eq(int, admission_begin(&a, 0, now_ms), ADMISSION_OK));
+        cr_assert(admission_share(&a, own));
+    }
+}
+
 Test(admission, ending_what_never_began_is_a_bug, .signal = SIGABRT)
 {
     admission_end(&a, 0);
