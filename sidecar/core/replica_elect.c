@@ -255,7 +255,8 @@ static void stand_as_successor(struct replica *r, struct replica_actions *out)
 static bool holds_back(const struct replica *r)
 {
     return handoff_waits(r) || r->disk_full ||
-           (r->leaving && r->now_ms - r->leaving_ms < ELECT_LEAVING_TIMEOUTS * r->config.timings.handoff_timeout_ms);
+           (r->leaving &&
+            r->now_ms - r->leaving_ms < ELECT_LEAVING_TIMEOUTS * (uint64_t)r->config.timings.handoff_timeout_ms);
 }
 
 /* The key that the primary's reign rests on is gone, or is our own although we gave that reign up. */
