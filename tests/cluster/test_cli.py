@@ -130,6 +130,7 @@ class TestSidecarStart(unittest.TestCase):
         self.assertEqual([p["node"] for p in value["problems"]], ["node-1", "node-1"])
         self.assertRegex(value["problems"][0]["problem"], f"^cannot use the coordinator: .*{self.etcd_port}")
         self.assertEqual(value["problems"][1]["problem"], "its engine is down")
+        self.assertRegex(run("cluster", "list-nodes", "--with-stats", *sidecar).stdout, r"(?m)^node-1 +cut off +0/0/0 ")
         etcd = start_process([ETCD, "--data-dir", os.path.join(self.directory, "etcd"),
                               "--listen-client-urls", f"http://127.0.0.1:{self.etcd_port}",
                               "--advertise-client-urls", f"http://127.0.0.1:{self.etcd_port}",

@@ -213,6 +213,9 @@ class TestCoordinatorCut(HandoffTest):
         relay.cut()
         wait_until(lambda: not self.led_by(node), GO_ON_S, f"the shards of {node} to have other primaries")
         self.goes_on(f"reads and writes with {node} cut off from the coordinator")
+        for asked, words in ((node, f"node {node} cannot use the coordinator: etcd: "), ("node-1", f"node {node} is away")):
+            wait_until(lambda: words in run("cluster", "health", "--sidecar", cluster.url(asked)).stdout, 20,
+                       f"health asked of {asked} to say: {words}")
         relay.mend()
         self.goes_on("reads and writes afterwards")
         self.nothing_is_wrong()

@@ -688,6 +688,43 @@ Test(rest, a_partial_failure_names_the_ids_per_outcome)
     cr_assert(answer_header(&f.answer, "Outrigger-Position") != NULL); /* Of what was applied. */
 }
 
+/* A planned change of primary, and every way to ask for it wrongly: nothing is changed then. */
+Test(rest, failover_of_a_shard)
+{
+    static const struct {
+        const char *path, *body, *words;
+        int status;
+    } cases[] = {
+        {"/cluster/shards/1/failover", "{\"to_replica\":7}", "expected a string", 400},
+        {"/cluster/shards/1/failover", "{\"to_replica\":\"a/b\"}", "to_replica: not the name of a node", 400},
+        {"/cluster/shards/1/failover", "{\"timeout_ms\":0}", "timeout_ms: 1 to", 400},
+        {"/cluster/shards/1/failover", "{\"timeout_ms\":\"2s\"}", "expected a number", 400},
+        {"/cluster/shards/1/failover", "{\"to\":\"node-3\"}", "unknown member \\\"to\\\"", 400},
+        {"/cluster/shards/1/failover", "[]", "", 400},
+        {"/cluster/shards/1/failover", "{\"to_replica\":\"node-3\"} x", "", 400},
+        {"/cluster/shards/1/failover", "{\"to_replica\":\"node-9\"}", "there is no node \\\"node-9\\\"", 404},
+        {"/cluster/shards/4/failover", "", "there is no shard 4: they are numbered 0 to 3", 404},
+        {"/cluster/shards/-1/failover", "", "is not the number of a shard", 404},
+        {"/cluster/shards/99999/failover", "", "is not the number of a shard", 404},
+        {"/cluster/shards/1/failover", "{\"to_replica\":\"node-2\"}", "", 409},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_assert(eq(int, ask("POST", cases[i].path, cases[i].body), cases[i].status), "%s %s: %s", cases[i].path,
+                  cases[i].body, f.answer.body);
+        cr_assert(says(cases[i].words), "%s", f.answer.body);
+    }
+    cr_assert(
+        eq(int, ask("POST", "/cluster/shards/1/failover", "{\"to_replica\":\"node-3\",\"timeout_ms\":500}"), 200));
+    cr_assert(eq(str, f.answer.body,
+                 "{\"shard\":1,\"from\":\"node-2\",\"to\":\"node-3\",\"epoch\":8,\"pause_ms\":12.345}\n"));
+    cr_assert(eq(int, ask("POST", "/cluster/shards/1/failover", ""), 200));
+    cr_assert(says("\"from\":\"node-3\",\"to\":\"node-1\""));
+    fake_plan(f.w, 1, 1, FAKE_REFUSE, OTR_UNAVAIL);
+    cr_assert(eq(int, ask("POST", "/cluster/shards/1/failover", ""), 503));
+    cr_assert(says("\"applied\":false"));
+}
+
 Test(rest, a_full_disk_is_507_and_a_lost_quorum_503)
 {
     char id[16];

@@ -506,6 +506,7 @@ Test(replica_succeed, those_who_stop_together_keep_the_set)
     cr_assert(eq(u32, action(&f, REPLICA_DO_TXN, 0)->txn.descriptor.in_sync_count, 2));
     step_txn_done(&f, 0);
     leave(&f, 3, 31);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
     for (int i = 0; i < 30; i++) {
         step_tick(&f, 10);
         step_ack(&f, 3, 1, 1);
