@@ -353,3 +353,39 @@ Test(etcd_cluster, one_lease, .timeout = 60)
 {
     world_run(&world_etcd, case_one_lease);
 }
+
+static void case_one_of_twelve(struct world *w)
+{
+    struct etcd_server *server = w->coordinator;
+    struct relay *dead = relay_new(&w->loop, server->members[0].client_port);
+    struct relay *living = relay_new(&w->loop, server->members[0].client_port);
+    struct otr_backend *direct = w->b;
+    struct load load = {.ttl_ms = 30000};
+    char endpoints[500] = "";
+
+    relay_set(dead, RELAY_REFUSED);
+    for (int i = 0; i < 12; i++) {
+        size_t used = strlen(endpoints);
+
+        snprintf(endpoints + used, sizeof endpoints - used, "%shttp://127.0.0.1:%u", i > 0 ? "," : "",
+                 relay_port(i == 7 ? living : dead));
+    }
+    w->b = world_open(w, endpoints);
+    load_start(w, &load);
+    relay_set(living, RELAY_REFUSED);
+    AWAIT_MS(w, load.session.unreachable_count == 1 && load.watch.silent_count == 1, 20000);
+    relay_set(living, RELAY_WHOLE);
+    AWAIT_MS(w, load.session.confirmed_count == 1 && load.watch.alive_count == 1, 6000);
+    load_check(w, &load);
+    world_close_backend(w, w->b);
+    w->b = direct;
+    relay_close(dead);
+    relay_close(living);
+}
+
+/* The pause between attempts grows from round to round, not from endpoint to endpoint: else the one that lives would be
+ * found too late for the session. */
+Test(etcd_cluster, one_endpoint_of_twelve, .timeout = 60)
+{
+    world_run(&world_etcd, case_one_of_twelve);
+}

@@ -359,6 +359,41 @@ CASE(link_down_during_compaction)
     watch_close(&watch);
 }
 
+/* Another coordinator comes up while the watch is disconnected, and its revisions are already beyond those of the
+ * first: what is missing in it is told to be gone, all the same. */
+CASE(link_down_while_coordinator_is_replaced)
+{
+    struct watch watch = {0};
+    struct get get;
+    char key[16];
+    uint64_t revision;
+
+    w->driver->far_open(w);
+    put(w, "w/gone", "1");
+    put(w, "w/gone", "2");
+    watch_start(w, &watch, w->far, "w/", revision_now(w) - 1);
+    AWAIT(w, watch.seen_count == 1);
+    revision = watch.seen[0].revision;
+    link_set(w, LINK_REFUSED);
+    w->driver->kill(w);
+    w->driver->wipe(w);
+    w->driver->start(w);
+    do { /* Until the new one knows who we are. */
+        get_start(w, &get, w->b, "w/");
+        AWAIT(w, get.calls_count == 1);
+        get_close(&get);
+    } while (get.status != 0);
+    for (int i = 0; revision_now(w) <= revision + 5; i++) {
+        snprintf(key, sizeof key, "w/%d", i);
+        put(w, key, "new");
+    }
+    cr_assert(watch.resyncs_count == 0);
+    link_set(w, LINK_WHOLE);
+    AWAIT_MS(w, watch.resyncs_count == 1 && watch_holds(&watch, "w/0", "new"), 15000);
+    cr_assert(watch_dropped(&watch, "w/gone"));
+    watch_close(&watch);
+}
+
 /* --- callbacks -------------------------------------------------------------------------------------------------- */
 
 enum { EACH = 8 };

@@ -27,6 +27,9 @@ struct otr_backend *world_open(struct world *w, const char *endpoints)
     config.endpoints = endpoints;
     rv = w->ops->open(&b, &config, &msg);
     cr_assert(rv == 0, "open: %s", msg.text);
+    if (b == w->closing) {
+        w->closing = NULL; /* Another at the same address. */
+    }
     return b;
 }
 
@@ -35,6 +38,7 @@ void world_close_backend(struct world *w, struct otr_backend *b)
     bool closed = false;
 
     w->in_call = true;
+    w->closing = b;
     w->ops->close(b, on_backend_closed, &closed);
     w->in_call = false;
     cr_assert(!closed, "close calls back later");
@@ -306,6 +310,7 @@ static void on_session(struct otr_session *s, enum otr_session_state state, cons
 
     cr_assert(!session->w->in_call, "called back from inside a call");
     cr_assert(session->lost_count == 0, "reported after LOST");
+    cr_assert(session->b != session->w->closing, "reported while, or after, the backend was closed");
     session->last = state;
     switch (state) {
     case OTR_SESSION_OPEN:
@@ -333,7 +338,7 @@ void session_start(struct world *w, struct session *session, struct otr_backend 
 {
     int rv;
 
-    *session = (struct session){.w = w};
+    *session = (struct session){.w = w, .b = b};
     session->s.data = session;
     CALL(w, rv, w->ops->session_open(b, &session->s, ttl_ms, on_session));
     cr_assert(rv == 0);

@@ -42,7 +42,8 @@ struct world {
     struct otr_backend_config access; /* who we are, and TLS files; for world_open */
     void *coordinator;                /* the driver's */
     uv_timer_t ticker;
-    bool in_call; /* a member of the vtable runs: no callback may fire */
+    bool in_call;                /* a member of the vtable runs: no callback may fire */
+    struct otr_backend *closing; /* the last one that was closed: its sessions report nothing any more */
 };
 
 /* All keys of the suite are below this, which is what a user of the shipped role may touch; cases write and see them
@@ -148,6 +149,7 @@ uint64_t erase(struct world *w, const char *key);
 struct session {
     struct otr_session s;
     struct world *w;
+    struct otr_backend *b;
     unsigned open_count;
     unsigned unreachable_count;
     unsigned confirmed_count;
