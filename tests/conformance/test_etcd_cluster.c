@@ -175,6 +175,32 @@ Test(etcd_cluster, leader_killed, .timeout = 60)
     world_run(&world_etcd_cluster, case_leader_killed);
 }
 
+static void case_read_needs_quorum(struct world *w)
+{
+    struct etcd_server *server = w->coordinator;
+    struct otr_backend *one = world_open(w, server->members[0].url);
+    struct get get;
+
+    put(w, "q/a", "1");
+    get_start(w, &get, one, "q/");
+    AWAIT(w, get.calls_count == 1 && get.status == 0);
+    get_close(&get);
+    etcd_server_freeze(server, 1);
+    etcd_server_freeze(server, 2);
+    get_start(w, &get, one, "q/"); /* The one that is left has not noticed yet. */
+    AWAIT(w, get.calls_count == 1);
+    cr_assert(get.status == OTR_UNREACHABLE || get.status == OTR_TIMEOUT, "a stale answer is no answer");
+    etcd_server_thaw(server, 1);
+    etcd_server_thaw(server, 2);
+    world_close_backend(w, one);
+}
+
+/* Reads are decided by the majority, also in the moment in which it has just gone. */
+Test(etcd_cluster, read_needs_quorum, .timeout = 60)
+{
+    world_run(&world_etcd_cluster, case_read_needs_quorum);
+}
+
 enum { LEASES = 10 };
 
 static unsigned check_leases(struct world *w, struct session *sessions)
@@ -336,6 +362,7 @@ static void case_one_lease(struct world *w)
     w->driver->far_open(w);
     get_start(w, &get, w->far, "s/");
     AWAIT(w, get.calls_count == 1 && get.status == 0);
+    get_close(&get);
     for (int i = 0; i < 3; i++) {
         w->driver->far_link(w, LINK_NO_ANSWERS);
         session_start(w, &session, w->far, 60000);
