@@ -10,6 +10,7 @@ enum {
     GRPC_INVALID_ARGUMENT = 3,
     GRPC_RESOURCE_EXHAUSTED = 8,
     SEARCH_K_MAX = 10000,
+    TIMEOUT_MS_DEFAULT = 10000,
     REPLY_BYTES_MAX = 60 << 20, /* of hits; leaves room below PEER_MESSAGE_MAX for what surrounds them */
 };
 
@@ -137,6 +138,12 @@ struct get_call {
     struct otr_point *ids;
 };
 
+/* Whoever names no time, as a client that knows only the .proto may, has not run out of it. */
+static uint32_t timeout_of(uint32_t timeout_ms)
+{
+    return timeout_ms > 0 ? timeout_ms : TIMEOUT_MS_DEFAULT;
+}
+
 static void get_done(void *data, int status, const struct otr_point *points, size_t count, const struct otr_errmsg *msg)
 {
     struct get_call *g = data;
@@ -152,7 +159,7 @@ static void on_get(struct node *n, struct peer_call *call, const Outrigger__V1__
     struct node_get get = {.shard = request->shard,
                            .collection = request->collection,
                            .ids_count = request->n_ids,
-                           .timeout_ms = request->timeout_ms};
+                           .timeout_ms = timeout_of(request->timeout_ms)};
     int rv = OTR_NOMEM;
 
     if (g == NULL) {
@@ -357,7 +364,7 @@ static void on_search(struct node *n, struct peer_call *call, const Outrigger__V
         .with_threshold = request->with_threshold,
         .threshold = request->threshold,
         .with_vector = request->with_vector,
-        .timeout_ms = request->timeout_ms,
+        .timeout_ms = timeout_of(request->timeout_ms),
     };
     struct search_call *s;
 
