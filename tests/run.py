@@ -41,14 +41,14 @@ SUITES = (
         ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
         ("simulation", "test", 180, "$BUILD/bin/simulate --seeds 1-2000 --jobs 2 --counts --complete"),
         ("simulation-repeats", "test", 120, "tests/simulation/repeats.sh $BUILD/bin/simulate"),
-        ("conformance", "test", 300, "make -s conformance BUILD=$BUILD"),
+        ("conformance", "test", 420, "make -s conformance BUILD=$BUILD"),
         ("conformance-engines", "test", 120, "make -s conformance-engines BUILD=$BUILD"),
         ("conformance-engines-sanitized", "test", 180, "make -s conformance-engines BUILD=$BUILD SANITIZE=1"),
         (
-            "conformance-3.5", "test", 300,
+            "conformance-3.5", "test", 420,
             "BUILD=$BUILD scripts/fetch-etcd.sh 3.5 || exit 77; make -s conformance BUILD=$BUILD ETCD_VERSION=3.5 BACKEND=etcd",
         ),
-        # Without etcd_secure: TLS and users are there in etcd_access, and the same cases in etcd.
+        # Without etcd_secure and etcd_three: TLS and users are there in etcd_access, and the same cases in etcd.
         (
             "conformance-sanitized", "test", 400,
             "make -s conformance BUILD=$BUILD SANITIZE=1 CASES='@(etcd|etcd_access|etcd_cluster|fake)/*'",

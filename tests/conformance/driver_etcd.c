@@ -58,17 +58,29 @@ static void driver_start_secure(struct world *w)
 
 static void driver_kill(struct world *w)
 {
-    etcd_server_kill(w->coordinator, 0);
+    struct etcd_server *server = w->coordinator;
+
+    for (unsigned i = 0; i < server->members_count; i++) {
+        etcd_server_kill(server, i);
+    }
 }
 
 static void driver_freeze(struct world *w)
 {
-    etcd_server_freeze(w->coordinator, 0);
+    struct etcd_server *server = w->coordinator;
+
+    for (unsigned i = 0; i < server->members_count; i++) {
+        etcd_server_freeze(server, i);
+    }
 }
 
 static void driver_thaw(struct world *w)
 {
-    etcd_server_thaw(w->coordinator, 0);
+    struct etcd_server *server = w->coordinator;
+
+    for (unsigned i = 0; i < server->members_count; i++) {
+        etcd_server_thaw(server, i);
+    }
 }
 
 static void driver_compact(struct world *w)
@@ -164,11 +176,15 @@ const struct world_driver world_etcd_secure = {
     .close = driver_close_secure,
 };
 
-/* Three members; which one a fault concerns is for the test to choose. */
 const struct world_driver world_etcd_cluster = {
     .ops = &otr_backend_etcd,
     .init = driver_init_cluster,
     .start = driver_start,
+    .kill = driver_kill,
+    .freeze = driver_freeze,
+    .thaw = driver_thaw,
+    .compact = driver_compact,
+    .wipe = driver_wipe,
     .far_open = driver_far_open,
     .far_link = driver_far_link,
     .close = driver_close,

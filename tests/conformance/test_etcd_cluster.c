@@ -12,8 +12,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-extern const struct world_driver world_etcd_cluster;
-
 struct load {
     struct watch watch;
     struct session session;

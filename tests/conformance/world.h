@@ -29,6 +29,8 @@ struct world_driver {
 extern const struct world_driver world_etcd;
 /* TLS with client certificates, and a user who has the shipped role and no more; tokens last one second. */
 extern const struct world_driver world_etcd_secure;
+/* Three members. The driver's faults concern them all; other ones are for a test to choose. */
+extern const struct world_driver world_etcd_cluster;
 extern const struct world_driver world_fake;
 
 struct world {
@@ -50,20 +52,24 @@ struct world {
  * without it. An empty key stays empty. */
 #define WORLD_PREFIX "/outrigger/suite/"
 
-#define CASE(name)                                  \
-    static void case_##name(struct world *w);       \
-    Test(etcd, name, .timeout = 60)                 \
-    {                                               \
-        world_run(&world_etcd, case_##name);        \
-    }                                               \
-    Test(etcd_secure, name, .timeout = 60)          \
-    {                                               \
-        world_run(&world_etcd_secure, case_##name); \
-    }                                               \
-    Test(fake, name, .timeout = 60)                 \
-    {                                               \
-        world_run(&world_fake, case_##name);        \
-    }                                               \
+#define CASE(name)                                   \
+    static void case_##name(struct world *w);        \
+    Test(etcd, name, .timeout = 60)                  \
+    {                                                \
+        world_run(&world_etcd, case_##name);         \
+    }                                                \
+    Test(etcd_three, name, .timeout = 60)            \
+    {                                                \
+        world_run(&world_etcd_cluster, case_##name); \
+    }                                                \
+    Test(etcd_secure, name, .timeout = 60)           \
+    {                                                \
+        world_run(&world_etcd_secure, case_##name);  \
+    }                                                \
+    Test(fake, name, .timeout = 60)                  \
+    {                                                \
+        world_run(&world_fake, case_##name);         \
+    }                                                \
     static void case_##name(struct world *w)
 
 /* Runs a case in a world whose coordinator runs and whose backend is open; afterwards everything is closed and nothing
