@@ -1,7 +1,8 @@
 #include "engines/ruvector/ruvector_codec.h"
 
+#include "sidecar/io/parse_json.h"
+
 #include <assert.h>
-#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -337,7 +338,7 @@ static bool get_metric(const cJSON *json, enum otr_metric *metric)
 
 int ruvector_codec_info(const char *data, size_t bytes, struct ruvector_collection_info *info, struct otr_errmsg *msg)
 {
-    cJSON *json = cJSON_ParseWithLength(data, bytes);
+    cJSON *json = parse_json(data, bytes);
     uint64_t dimension = 0;
     bool ok;
 
@@ -368,7 +369,7 @@ static bool get_id(const cJSON *json, const char *name, char id[OTR_ENGINE_ID_MA
 
 int ruvector_codec_health(const char *data, size_t bytes, struct otr_engine_status *status, struct otr_errmsg *msg)
 {
-    cJSON *json = cJSON_ParseWithLength(data, bytes);
+    cJSON *json = parse_json(data, bytes);
     const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "status"));
     struct otr_engine_status found = *status;
     int rv = OTR_INVALID;
@@ -389,7 +390,7 @@ int ruvector_codec_health(const char *data, size_t bytes, struct otr_engine_stat
 
 void ruvector_codec_error_text(const char *data, size_t bytes, char *text, size_t text_bytes)
 {
-    cJSON *json = cJSON_ParseWithLength(data, bytes);
+    cJSON *json = parse_json(data, bytes);
     const char *error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "error"));
     size_t used = 0;
 

@@ -19,6 +19,9 @@ cJSON *field_object(const char *text, struct otr_errmsg *msg)
 {
     cJSON *json = cJSON_ParseWithOpts(text, NULL, 1);
 
+    if (json == NULL) { /* It does not tell want of memory from bad JSON; only bad JSON stays bad. */
+        json = cJSON_ParseWithOpts(text, NULL, 1);
+    }
     if (json == NULL || !cJSON_IsObject(json)) {
         otr_errmsg_set(msg, json == NULL ? "not JSON" : "not a JSON object");
         cJSON_Delete(json);

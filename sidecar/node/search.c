@@ -11,6 +11,7 @@
 #include "sidecar/core/merge.h"
 #include "sidecar/core/score.h"
 #include "sidecar/io/clock.h"
+#include "sidecar/io/parse_json.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -68,7 +69,7 @@ static bool filter_matches(const cJSON *filter, const struct otr_point *p)
     if (filter == NULL) {
         return true;
     }
-    metadata = p->metadata_bytes > 0 ? cJSON_ParseWithLength(p->metadata, p->metadata_bytes) : NULL;
+    metadata = p->metadata_bytes > 0 ? parse_json(p->metadata, p->metadata_bytes) : NULL;
     for (const cJSON *want = filter->child; want != NULL && matches; want = want->next) {
         const cJSON *have = metadata != NULL ? cJSON_GetObjectItemCaseSensitive(metadata, want->string) : NULL;
         matches = have != NULL && cJSON_Compare(have, want, true);
@@ -513,7 +514,7 @@ int node_search(struct node *n, const struct node_search *search, node_search_cb
     }
     x->top.hits = calloc(search->k, sizeof *x->top.hits);
     if (search->filter != NULL) {
-        x->filter = cJSON_Parse(search->filter);
+        x->filter = parse_json(search->filter, strlen(search->filter));
     }
     if (x->top.hits == NULL || (search->filter != NULL && !cJSON_IsObject(x->filter))) {
         int rv = x->top.hits == NULL ? OTR_NOMEM : OTR_INVALID;

@@ -87,7 +87,7 @@ class TestFailingCalls(ClusterTest):
                 wrong.append(f"{what}: {report.read()[:6000]}")
         said = text.split(" fails\n", 1)[-1]
         # Its last moments know no signals any more.
-        late = child.returncode == -signal.SIGTERM and "stopped for the reason above" in said
+        late = child.returncode == -signal.SIGTERM and " stop: " in said
         if child.returncode not in (0, 1) and not late:
             wrong.append(f"{what}: exit code {child.returncode}:\n{text[-2000:]}")
         elif child.returncode != 0 and not any(words in said for words in ("stop:", "outrigger", "out of memory")):

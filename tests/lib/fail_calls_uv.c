@@ -4,7 +4,9 @@
 #include <cjson/cJSON.h>
 #include <curl/curl.h>
 #include <nghttp2/nghttp2.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <uv.h>
@@ -63,4 +65,11 @@ WRAP(nghttp2_submit_rst_stream, FAIL_CALL, int, (nghttp2_session *s, uint8_t f, 
 WRAP(SSL_CTX_new, FAIL_CALL, SSL_CTX *, (const SSL_METHOD *m), (m), return NULL)
 WRAP(SSL_new, FAIL_CALL, SSL *, (SSL_CTX *c), (c), return NULL)
 WRAP(BIO_new, FAIL_CALL, BIO *, (const BIO_METHOD *m), (m), return NULL)
+WRAP(X509_new, FAIL_CALL, X509 *, (void), (), return NULL)
+WRAP(X509_sign, FAIL_CALL, int, (X509 *x, EVP_PKEY *k, const EVP_MD *d), (x, k, d), return 0)
+WRAP(X509_add1_ext_i2d, FAIL_CALL, int, (X509 *x, int n, void *v, int c, unsigned long f), (x, n, v, c, f), return 0)
+WRAP(X509V3_EXT_conf_nid, FAIL_CALL, X509_EXTENSION *, (LHASH_OF(CONF_VALUE) *c, X509V3_CTX *x, int n, const char *v), (c, x, n, v), return NULL)
+WRAP(BN_new, FAIL_CALL, BIGNUM *, (void), (), return NULL)
+WRAP(PEM_write_X509, FAIL_CALL, int, (FILE *f, const X509 *x), (f, x), return 0)
+WRAP(PEM_write_PKCS8PrivateKey, FAIL_CALL, int, (FILE *f, const EVP_PKEY *k, const EVP_CIPHER *e, const char *s, int n, pem_password_cb *cb, void *u), (f, k, e, s, n, cb, u), return 0)
 /* clang-format on */
