@@ -5,8 +5,10 @@ four to a shard. 20 times `outrigger cluster failover` moves one shard's primary
 after the other gets SIGTERM and is started again. The pause of a shard is the longest time between two acknowledged
 writes around the change, that of the change is the longest of all shards. Beside it: how long such gaps are in a second
 in which nothing changes, on this machine under this load, and what the primary itself says."""
+import datetime
 import json
 import os
+import re
 import signal
 import statistics
 import sys
@@ -29,6 +31,30 @@ def steady_ms(timeline, shards):
     return max(timeline.pause_ms(began, clock_us()).values())
 
 
+PHASES = [("catching up: the others store what was written", None, None),
+          ("the return reaches the successor", "follower", "candidate"),
+          ("the coordinator's transaction", "candidate", "takeover"),
+          ("the new epoch's first entry is stored by all, and one read", "takeover", "primary")]
+WORDS = {"follower": "handed over$", "candidate": "the primary handed over: stands", "takeover": "elected",
+         "primary": "the epoch-start entry is committed"}
+
+
+def phases_ms(cluster, shard, epoch, told_ms):
+    """Where the pause went, from what the sidecars logged, whose clock is in milliseconds."""
+    at = {}
+    for path in cluster.logs():
+        with open(path, encoding="utf-8", errors="replace") as log:
+            for line in log:
+                found = re.match(rf"(\S+)Z \w+ +shard={shard} role=(\w+) epoch=(\d+): (.*)", line)
+                if found and found[2] in WORDS and re.match(WORDS[found[2]], found[4]) and \
+                        int(found[3]) == (epoch if found[2] in ("takeover", "primary") else epoch - 1):
+                    at[found[2]] = datetime.datetime.fromisoformat(found[1]).timestamp() * 1000
+    if told_ms is None or any(role not in at for role in WORDS):
+        return None
+    rest = [at[to] - at[since] for _, since, to in PHASES[1:]]
+    return [max(0.0, told_ms - sum(rest))] + rest
+
+
 def by_command(cluster, timeline, number):
     status = cluster.wait_in_sync()
     shard = number % cluster.shards
@@ -42,7 +68,8 @@ def by_command(cluster, timeline, number):
     wait_until(lambda: timeline.all_wrote(cluster.shards, began + AROUND_S * 500000), 60, "writes on all shards", 0.02)
     pauses = timeline.pause_ms(began, began + int(AROUND_S * 1e6))
     return {"what": f"shard {shard} from {status.primary(shard)} to {value['to']}", "pause": max(pauses.values()),
-            "own": pauses[shard], "told": value["pause_ms"], "steady": steady}
+            "own": pauses[shard], "told": value["pause_ms"], "steady": steady,
+            "phases": phases_ms(cluster, shard, value["epoch"], value["pause_ms"])}
 
 
 def by_sigterm(cluster, timeline, number):
@@ -98,6 +125,9 @@ def main():
     table(rows)
     print("by command, the shard itself: median %s, max %s ms; as the primary told: median %s, max %s ms" %
           tuple(spread([r["own"] for r in command]) + spread([r["told"] for r in command])))
+    known = [r["phases"] for r in command if r["phases"] is not None]
+    for i, (what, _, _) in enumerate(PHASES):
+        print("  %s: median %s, max %s ms" % (what, *spread([phases[i] for phases in known])))
     print("a sidecar's whole stop: median %s, max %s ms\n" % tuple(spread([r["stop"] for r in sigterm])))
 
 

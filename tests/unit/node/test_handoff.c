@@ -264,6 +264,46 @@ Test(handoff, writes_wait_for_a_takeover)
     lab_close(&lab);
 }
 
+static bool has_no_room(struct lab *lab, void *data)
+{
+    return lab->nodes[*(int *)data]->disk_full;
+}
+
+/* A member whose disk is full says so when it is asked, and the primary leads on. */
+Test(handoff, not_to_a_full_disk)
+{
+    struct asked handoff, written;
+    struct otr_errmsg msg = {0};
+    struct lab lab;
+    uint64_t c;
+    int p;
+    int to;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    c = lab_collection(&lab, "things");
+    p = lab_primary(&lab, 0);
+    to = (p + 1) % LAB_NODES;
+    good_disk = lab.nodes[to]->fs->ops;
+    bad_disk = *good_disk;
+    bad_disk.write = bad_write;
+    lab.nodes[to]->fs->ops = &bad_disk;
+    full = true;
+    put_at(&lab, p, c, "a", &written);
+    lab_until(&lab, has_no_room, &to, "its disk is full");
+    cr_assert(eq(int, hand_to(&lab, p, to, &handoff, &msg), 0), "%s", msg.text);
+    lab_until(&lab, was_answered, &handoff, "the handoff is answered");
+    cr_assert(eq(int, handoff.status, OTR_UNAVAIL));
+    cr_assert(strstr(handoff.result.message, "was asked for: it is not able to lead") != NULL, "%s",
+              handoff.result.message);
+    cr_assert(eq(int, lab_primary(&lab, 0), p));
+    full = false;
+    lab_until(&lab, was_answered, &written, "the write is answered");
+    cr_assert(eq(int, written.status, 0));
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    lab_close(&lab);
+}
+
 /* A node that closes refuses what it held. */
 Test(handoff, held_writes_when_the_node_closes)
 {
