@@ -2,6 +2,8 @@
 
 #include "sidecar/io/clock.h"
 
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -12,6 +14,8 @@
 enum { LINE_BYTES_MAX = 2048, LIMIT_INTERVAL_MS = 1000 };
 
 static _Atomic enum log_level level_max = LOG_INFO;
+static _Atomic uint64_t dropped;
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
 
 static const char *const level_names[] = {
     [LOG_ERROR] = "error",
@@ -72,6 +76,24 @@ static void tame(char *text, size_t bytes)
     }
 }
 
+/* One write a line, so that lines of several threads and processes do not mix. A full or closed standard error is no
+ * reason to stop serving: a pipe that nobody reads would hold the loop for ever. */
+static void write_line(const char *line, size_t bytes)
+{
+    struct pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT};
+
+    pthread_mutex_lock(&writing); /* What one thread finds free is not another's. */
+    if (poll(&room, 1, 0) != 1 || (room.revents & POLLOUT) == 0 || write(STDERR_FILENO, line, bytes) < 0) {
+        dropped++;
+    }
+    pthread_mutex_unlock(&writing);
+}
+
+uint64_t log_dropped(void)
+{
+    return dropped;
+}
+
 void log_write(enum log_level level, const char *subject, const char *format, ...)
 {
     char line[LINE_BYTES_MAX];
@@ -79,7 +101,6 @@ void log_write(enum log_level level, const char *subject, const char *format, ..
     size_t used;
     int wanted;
     va_list args;
-    ssize_t written;
 
     if (!log_enabled(level)) {
         return;
@@ -93,10 +114,7 @@ void log_write(enum log_level level, const char *subject, const char *format, ..
     used += wanted < 0 ? 0 : (size_t)wanted < room - used ? (size_t)wanted : room - used - 1;
     tame(line, used);
     line[used++] = '\n';
-    /* One write a line, so that lines of several threads and processes do not mix. A full or closed standard error is
-     * no reason to stop serving. */
-    written = write(STDERR_FILENO, line, used);
-    (void)written;
+    write_line(line, used);
 }
 
 bool log_limit_pass(struct log_limit *limit, uint64_t *suppressed)

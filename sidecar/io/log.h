@@ -21,6 +21,9 @@ bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *subject, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Lines left out because standard error took none. */
+uint64_t log_dropped(void);
+
 #define log_error(subject, ...) log_write(LOG_ERROR, subject, __VA_ARGS__)
 #define log_warn(subject, ...)  log_write(LOG_WARN, subject, __VA_ARGS__)
 #define log_info(subject, ...)  log_write(LOG_INFO, subject, __VA_ARGS__)

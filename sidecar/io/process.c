@@ -1,6 +1,7 @@
 #include "sidecar/io/process.h"
 
 #include "sidecar/io/clock.h"
+#include "sidecar/io/log.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -90,9 +91,14 @@ void process_metrics_read(struct process_metrics *m)
 void process_metrics_print(const struct metrics_out *out)
 {
     static const struct metrics_family families[] = METRICS_FAMILIES(process_metrics, PROCESS_METRICS);
+    static const struct metrics_family lost_family = {"log_lines_dropped_total", METRICS_COUNTER,
+                                                      "Lines of the log left out because standard error took none", 0};
+    uint64_t lost = log_dropped();
     struct process_metrics values;
     struct metrics_object object = {.values = &values};
 
     process_metrics_read(&values);
     metrics_print(out, "process_", families, sizeof families / sizeof families[0], &object, 1);
+    object.values = &lost;
+    metrics_print(out, "outrigger_", &lost_family, 1, &object, 1);
 }

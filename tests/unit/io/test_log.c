@@ -91,6 +91,24 @@ Test(log, long_lines_are_cut)
 }
 
 /* At most one line a second; the next one tells how many were left out. */
+/* Whoever reads the log has stopped reading: serving goes on. */
+Test(log, a_full_pipe_holds_nobody_up, .timeout = 20)
+{
+    static char rest[1 << 21];
+    ssize_t bytes;
+    uint64_t before = log_dropped();
+
+    capture();
+    for (int i = 0; i < 2000; i++) {
+        log_info("a", "%0200d", i);
+    }
+    dup2(saved_stderr, STDERR_FILENO);
+    close(pipe_fds[1]);
+    cr_assert(log_dropped() > before + 1000);
+    bytes = read(pipe_fds[0], rest, sizeof rest);
+    cr_assert(bytes > 0 && rest[bytes - 1] == '\n'); /* whole lines */
+}
+
 Test(log, limited)
 {
     struct log_limit limit = {0};
