@@ -37,8 +37,10 @@
 enum {
     NODE_TICK_MS = 10,
     NODE_APPEND_BYTES_MAX = 1 << 20,   /* of entries in one message to a peer (one entry may be larger) */
-    NODE_PENDING_BYTES_MAX = 48 << 20, /* appended and not yet durable: more is refused with OTR_BUSY. Below the
+    NODE_PENDING_BYTES_MAX = 60 << 20, /* appended and not yet durable: what primaries send waits then. Below the
                                         * journal's own bound by more than the largest entry. */
+    NODE_PENDING_OWN_BYTES = 32 << 20, /* the same for clients' writes: OTR_BUSY. Less, so that they do not keep out
+                                        * what other primaries wait for */
     NODE_HELD_BYTES_MAX = 16 << 20,    /* of writes held while nobody leads: more is refused */
     NODE_HELD_MS = 1000,               /* so long: then whoever asked looks for the primary anew */
     NODE_FULL_RETRY_MS = 100,          /* a full disk is tried again this often */

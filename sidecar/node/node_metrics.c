@@ -70,6 +70,8 @@ static void read_node(struct node *n)
     m->decompress_cpu_seconds_total = n->compression.restore_cpu_ns / 1000000;
     m->loop_busy_ratio = n->compression.loop_busy_permille;
     m->journal_pending_bytes = journal.pending_bytes;
+    m->held_write_bytes = n->held_bytes;
+    m->peer_incoming_bytes = peer_hub_incoming(n->hub);
     m->journal_tail_bytes = journal.tail_bytes;
     m->journal_segments = journal.segments;
 }
@@ -107,6 +109,7 @@ static void read_peer(struct node *n, struct node_peer *p)
     p->metrics.compressing = compression_on(n, p);
     p->metrics.compress_ratio = (uint64_t)(p->gate.ratio * 1000);
     p->metrics.blocked_seconds = blocked_ns / 1000000;
+    peer_link_calls(p->link, &p->metrics.calls, &p->metrics.calls_queued_bytes);
     p->metrics.queued_bytes =
         peer_link_queued(p->link, PEER_LANE_REPLICATE) + peer_link_queued(p->link, PEER_LANE_BEACON);
 }

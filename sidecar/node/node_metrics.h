@@ -49,6 +49,8 @@ struct node;
     X(S, loop_busy_ratio, GAUGE_RATIO, "Share of the last half second in which the loop had no spare time")            \
     X(S, disk_full, GAUGE, "1 while writes are refused for want of space")                                             \
     X(S, journal_pending_bytes, GAUGE, "Appended and not yet durable")                                                 \
+    X(S, held_write_bytes, GAUGE, "Writes held for a moment because their shard has no primary")                       \
+    X(S, peer_incoming_bytes, GAUGE, "Calls of peers that are half read or not yet answered")                          \
     X(S, journal_tail_bytes, GAUGE, "Newest part of the journal that is kept in memory")                               \
     X(S, journal_segments, GAUGE, "Segment files")
 
@@ -92,6 +94,8 @@ struct node;
     X(S, links_lost_total, COUNTER, "Times the link went down")                                                        \
     /* read when asked */                                                                                              \
     X(S, up, GAUGE, "1 while the link is up")                                                                          \
+    X(S, calls, GAUGE, "Calls of the peer that wait for its answer")                                                   \
+    X(S, calls_queued_bytes, GAUGE, "Of them, bytes that are not yet written")                                         \
     X(S, queued_bytes, GAUGE, "Queued for the peer and not yet written")                                               \
     X(S, compressing, GAUGE, "1 while batches for the peer are compressed")                                            \
     X(S, compress_ratio, GAUGE_RATIO, "Bytes before by bytes after, of recent batches compressed for it; 0: none")     \

@@ -295,7 +295,7 @@ static int admit(struct shard *s, enum record_kind kind, const uint8_t *body, si
         snprintf(why, why_bytes, "the disk of node %s is full", n->name);
         return OTR_NOSPACE;
     }
-    if (journal_pending_bytes(n->journal) > NODE_PENDING_BYTES_MAX) {
+    if (journal_pending_bytes(n->journal) > NODE_PENDING_OWN_BYTES) {
         return OTR_BUSY;
     }
     return kind == RECORD_DROP ? 0 : check_body(s, kind, body, body_bytes, why, why_bytes);

@@ -367,6 +367,11 @@ uint16_t peer_hub_port(const struct peer_hub *hub)
     return hub->port;
 }
 
+size_t peer_hub_incoming(const struct peer_hub *hub)
+{
+    return hub->incoming_bytes;
+}
+
 bool peer_hub_tls_stats(const struct peer_hub *hub, struct tls_stats *stats)
 {
     if (hub->tls == NULL) {

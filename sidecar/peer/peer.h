@@ -112,6 +112,8 @@ struct peer_config {
 int peer_hub_new(struct peer_hub **hub, const struct peer_config *config, struct otr_errmsg *msg);
 uint16_t peer_hub_port(const struct peer_hub *hub);
 /* False: plain. handshakes_failed includes certificates of one node that were used to speak for another. */
+/* Bytes of incoming calls that are half read or not yet answered. */
+size_t peer_hub_incoming(const struct peer_hub *hub);
 bool peer_hub_tls_stats(const struct peer_hub *hub, struct tls_stats *stats);
 /* What health checkers are told: SERVING or NOT_SERVING, which it is at first and while the hub closes. */
 void peer_hub_serving(struct peer_hub *hub, enum peer_service service, bool serving);
@@ -135,6 +137,8 @@ void peer_link_pace(const struct peer_link *link, uint64_t *sent_bytes, uint64_t
 /* Packs the frame and queues it; everything queued in one loop turn goes out together. OTR_UNREACHABLE when not UP,
  * OTR_BUSY, OTR_NOMEM. What was queued when a link goes down is lost. */
 int peer_link_send(struct peer_link *link, enum peer_lane lane, const ProtobufCMessage *frame);
+/* Calls that wait for their answer, and bytes of them that are not yet written. */
+void peer_link_calls(const struct peer_link *link, uint64_t *calls, uint64_t *queued_bytes);
 size_t peer_link_queued(const struct peer_link *link, enum peer_lane lane);
 
 /* A unary call. Returns 0, and cb comes once, later (also when not UP: OTR_UNREACHABLE); or OTR_NOMEM, OTR_TOOBIG, and

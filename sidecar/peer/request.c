@@ -268,3 +268,9 @@ int peer_link_call(struct peer_link *link, enum peer_method method, const Protob
     /* Only Hello goes before UP. */
     return request_start(link, peer_link_up(link) ? link->conn : NULL, method, request, timeout_ms, cb, data);
 }
+
+void peer_link_calls(const struct peer_link *link, uint64_t *calls, uint64_t *queued_bytes)
+{
+    *calls = link->requests_count;
+    *queued_bytes = link->request_bytes;
+}
