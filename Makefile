@@ -403,7 +403,6 @@ help:
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many, HOURS=h for so long"
 	@echo "make bench-compress  what compressing entries gains and costs"
-	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many"
 	@echo "make fuzz-NAME     fuzzes one parser for FUZZ_SECONDS (60): $(FUZZ_NAMES); make fuzz: all of them"
 	@echo "make fuzz-replay   their corpora alone, quickly"
 	@echo "make tidy          clang-tidy on all of the program; make cppcheck, make analyze (gcc -fanalyzer) likewise"
