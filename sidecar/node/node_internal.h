@@ -11,7 +11,8 @@
  *   coordinator.c  session, announcement, watch; coordinator_view.c takes what it shows into the topology,
  *                  coordinator_shard.c has the shards' transactions and reads
  *   collections.c  collections made, deleted, refreshed; points of deleted ones dropped
- *   links.c        peers: links opened, evidence of death, frames in and out (wire.c translates)
+ *   links.c        peers: links opened, evidence of death, frames that come in (wire.c translates)
+ *   outbox.c       frames that go out; appends read, compressed, sent
  *   compression.c  whether entries and points are compressed for a peer, and counting it
  *   seed_send.c, seed_receive.c  a shard's live points to or from another node
  *   read.c         get: the right to answer, waiting, reading off the loop
@@ -381,9 +382,13 @@ int links_start(struct node *n, const struct node_config *config, struct otr_err
 void links_update(struct node *n, otr_node peer); /* its address may have changed */
 void links_tick(struct node *n);                  /* links for which there was no memory */
 void links_brief(struct shard *s);
-void links_send(struct shard *s, otr_node to, const struct replica_msg *msg);
-void links_send_append(struct shard *s, const struct replica_action *a);
-void links_drop_append(struct shard *s, otr_node to);
+
+/* outbox.c */
+void outbox_send(struct shard *s, otr_node to, const struct replica_msg *msg);
+/* REPLICA_EV_SENT says how it ended. */
+void outbox_append(struct shard *s, const struct replica_action *a);
+void outbox_drop(struct shard *s, otr_node to);     /* the append under way, if there is one */
+void outbox_drained(struct node *n, otr_node peer); /* its link takes appends again */
 
 /* wire.c */
 void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *msg, Outrigger__V1__ReplicaMessage *out,

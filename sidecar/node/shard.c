@@ -222,10 +222,10 @@ static void perform(struct shard *s, const struct replica_action *a)
         do_meta(s, a);
         break;
     case REPLICA_DO_SEND:
-        links_send(s, a->send.to, &a->send.msg);
+        outbox_send(s, a->send.to, &a->send.msg);
         break;
     case REPLICA_DO_SEND_APPEND:
-        links_send_append(s, a);
+        outbox_append(s, a);
         break;
     case REPLICA_DO_COMMIT:
         s->commit = a->commit.index;
