@@ -197,7 +197,7 @@ bool collections_answered(const struct node *n, uint64_t asked)
 {
     struct collections *cs = n->collections;
 
-    if (cs == NULL || cs->answered < asked) {
+    if (cs->answered < asked) {
         ask((struct node *)n);
         return false;
     }

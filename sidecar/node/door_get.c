@@ -32,6 +32,10 @@ static void get_answer(struct get_op *o, const struct otr_point *point)
     door_get_cb cb = o->cb;
 
     o->cb = NULL; /* get_finish has nothing to say any more. */
+    if (o->op.ticket != NULL) {
+        o->op.ticket->op = NULL; /* It is the caller's again, who may free it. */
+        o->op.ticket = NULL;
+    }
     cb(o->data, 0, point, NULL);
     door_op_settle(&o->op);
 }

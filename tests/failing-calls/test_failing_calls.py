@@ -128,6 +128,7 @@ class TestFailingCalls(ClusterTest):
         self.use(child)
         child.send_signal(signal.SIGTERM)
         self.assertEqual(child.wait(STOP_S), 0)
+        self.assert_none(self.judge("count", child, log))
         with open(log, encoding="utf-8", errors="replace") as file:
             words = file.read().rpartition("fail_calls: ")[2].split()
         return {"memory": int(words[0]), "call": int(words[2])}
