@@ -1,4 +1,5 @@
 #include "tests/lib/etcd_server.h"
+#include "tests/lib/free_port.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -34,20 +35,6 @@ static void fail(const char *format, ...)
 static void pause_ms(long ms)
 {
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
-}
-
-static uint16_t free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t bytes = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
-        getsockname(fd, (struct sockaddr *)&address, &bytes) != 0) {
-        fail("no free port: %s", strerror(errno));
-    }
-    close(fd);
-    return ntohs(address.sin_port);
 }
 
 /* One HTTP exchange; false when there is no complete answer. `answer` gets its beginning. */
@@ -149,6 +136,10 @@ void etcd_server_init(struct etcd_server *server, unsigned members_count)
         server->members[i].client_port = free_port();
         server->members[i].peer_port = free_port();
         server->members[i].health_port = free_port();
+        if (server->members[i].client_port == 0 || server->members[i].peer_port == 0 ||
+            server->members[i].health_port == 0) {
+            fail("no free port");
+        }
         snprintf(server->members[i].url, sizeof server->members[i].url, "http://127.0.0.1:%u",
                  server->members[i].client_port);
     }

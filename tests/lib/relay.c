@@ -1,4 +1,5 @@
 #include "tests/lib/relay.h"
+#include "tests/lib/free_port.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -245,7 +246,7 @@ struct relay *relay_new(uv_loop_t *loop, uint16_t port)
 
     relay->loop = loop;
     relay->link = RELAY_WHOLE;
-    must(uv_ip4_addr("127.0.0.1", 0, &relay->here), "address");
+    must(uv_ip4_addr("127.0.0.1", free_port(), &relay->here), "address");
     must(uv_ip4_addr("127.0.0.1", port, &relay->there), "address");
     listener_open(relay);
     return relay;
