@@ -614,6 +614,11 @@ void replica_requests(const struct replica *r, void (*cb)(const struct replica_e
     }
 }
 
+uint64_t replica_last_index(const struct replica *r)
+{
+    return r->last.index;
+}
+
 void replica_status(const struct replica *r, uint64_t now_ms, struct replica_status *status)
 {
     int at = r->descriptor_known ? descriptor_in_sync(&r->descriptor, r->config.self) : -1;

@@ -492,5 +492,7 @@ struct replica_status {
     uint32_t peers_count;
 };
 void replica_status(const struct replica *r, uint64_t now_ms, struct replica_status *status);
+/* Where the log ends; as status.last, for those who ask often. */
+uint64_t replica_last_index(const struct replica *r);
 
 #endif

@@ -15,38 +15,15 @@
 
 enum { TABLE_CAPACITY_MIN = 16 };
 
-struct table {
-    uint64_t collection;
-    size_t count;
-    size_t capacity;
-    struct store_slot *slots; /* place 0: empty */
-    uint32_t *marks;          /* per slot, in the same block of memory */
-};
-
 /* An id, as the tables know it. */
 struct key {
     uint64_t hash;
     uint32_t mark;
 };
 
-struct store {
-    store_hash_fn hash;
-    uint64_t mark_seed;
-    struct table *tables; /* ascending by collection; only those with points */
-    size_t tables_count;
-    size_t tables_capacity;
-};
-
 /* --- one table ---------------------------------------------------------------------------------------------------- */
 
-static size_t home_of(uint64_t hash, size_t capacity)
-{
-    __extension__ typedef unsigned __int128 wide;
-
-    return (size_t)((wide)hash * capacity >> 64);
-}
-
-static size_t next_slot(const struct table *t, size_t i)
+static size_t next_slot(const struct store_table *t, size_t i)
 {
     return i + 1 == t->capacity ? 0 : i + 1;
 }
@@ -69,9 +46,9 @@ static struct key key_of(const struct store *s, const struct otr_point *p)
 }
 
 /* Puts a slot behind the others of its run; there is room. */
-static void table_insert(struct table *t, struct store_slot slot, uint32_t mark)
+static void table_insert(struct store_table *t, struct store_slot slot, uint32_t mark)
 {
-    size_t i = home_of(slot.hash, t->capacity);
+    size_t i = store_home(slot.hash, t->capacity);
 
     while (t->slots[i].place != 0) {
         i = next_slot(t, i);
@@ -81,9 +58,9 @@ static void table_insert(struct table *t, struct store_slot slot, uint32_t mark)
     t->count++;
 }
 
-static int table_resize(struct table *t, size_t capacity)
+static int table_resize(struct store_table *t, size_t capacity)
 {
-    struct table grown = {.collection = t->collection, .capacity = capacity};
+    struct store_table grown = {.collection = t->collection, .capacity = capacity};
 
     grown.slots = calloc(capacity, sizeof *grown.slots + sizeof *grown.marks);
     if (grown.slots == NULL) {
@@ -101,7 +78,7 @@ static int table_resize(struct table *t, size_t capacity)
 }
 
 /* At most 5/6 full, growing by a quarter: between 24 and 30 bytes a point. */
-static int table_reserve(struct table *t, size_t more)
+static int table_reserve(struct store_table *t, size_t more)
 {
     size_t need = (t->count + more) / 5 * 6 + 6;
     size_t capacity = t->capacity + t->capacity / 4;
@@ -114,7 +91,7 @@ static int table_reserve(struct table *t, size_t more)
 }
 
 /* Memory that a great deletion left behind is given back; where there is none to do so, it stays. */
-static void table_shrink(struct table *t)
+static void table_shrink(struct store_table *t)
 {
     if (t->capacity > (size_t)4 * TABLE_CAPACITY_MIN && t->count < t->capacity / 8) {
         (void)table_resize(t, t->count * 2 + TABLE_CAPACITY_MIN);
@@ -128,10 +105,10 @@ static bool may_move(size_t home, size_t from, size_t to)
     return to < from ? home <= to || home > from : home <= to && home > from;
 }
 
-static void table_remove(struct table *t, size_t hole)
+static void table_remove(struct store_table *t, size_t hole)
 {
     for (size_t i = next_slot(t, hole); t->slots[i].place != 0; i = next_slot(t, i)) {
-        if (may_move(home_of(t->slots[i].hash, t->capacity), i, hole)) {
+        if (may_move(store_home(t->slots[i].hash, t->capacity), i, hole)) {
             t->slots[hole] = t->slots[i];
             t->marks[hole] = t->marks[i];
             hole = i;
@@ -142,10 +119,10 @@ static void table_remove(struct table *t, size_t hole)
 }
 
 /* The slot of this very id among several with its hash, or NULL. */
-static struct store_slot *table_find_asking(const struct table *t, struct key key, const struct otr_point *p,
+static struct store_slot *table_find_asking(const struct store_table *t, struct key key, const struct otr_point *p,
                                             store_same_id_cb same_id, void *data)
 {
-    for (size_t i = home_of(key.hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
+    for (size_t i = store_home(key.hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
         if (t->slots[i].hash == key.hash && t->marks[i] == key.mark &&
             same_id(data, t->slots[i].place, p->id, p->id_bytes)) {
             return &t->slots[i];
@@ -155,13 +132,13 @@ static struct store_slot *table_find_asking(const struct table *t, struct key ke
 }
 
 /* The slot of this very id, or NULL. */
-static struct store_slot *table_find(const struct table *t, struct key key, const struct otr_point *p,
+static struct store_slot *table_find(const struct store_table *t, struct key key, const struct otr_point *p,
                                      store_same_id_cb same_id, void *data)
 {
     struct store_slot *found = NULL;
     size_t equal = 0;
 
-    for (size_t i = home_of(key.hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
+    for (size_t i = store_home(key.hash, t->capacity); t->slots[i].place != 0; i = next_slot(t, i)) {
         if (t->slots[i].hash == key.hash) {
             equal++;
             found = t->marks[i] == key.mark ? &t->slots[i] : found;
@@ -189,7 +166,7 @@ static size_t table_position(const struct store *s, uint64_t collection)
     return low;
 }
 
-static struct table *table_get(const struct store *s, uint64_t collection)
+static struct store_table *table_get(const struct store *s, uint64_t collection)
 {
     size_t at = table_position(s, collection);
 
@@ -197,17 +174,17 @@ static struct table *table_get(const struct store *s, uint64_t collection)
 }
 
 /* The collection's table with room for `more` points; NULL: out of memory, nothing has changed. */
-static struct table *table_make(struct store *s, uint64_t collection, size_t more)
+static struct store_table *table_make(struct store *s, uint64_t collection, size_t more)
 {
-    struct table *t = table_get(s, collection);
-    struct table fresh = {.collection = collection};
+    struct store_table *t = table_get(s, collection);
+    struct store_table fresh = {.collection = collection};
     size_t at;
 
     if (t != NULL) {
         return table_reserve(t, more) == 0 ? t : NULL;
     }
     if (s->tables_count == s->tables_capacity) {
-        struct table *grown = realloc(s->tables, (s->tables_capacity * 2 + 4) * sizeof *grown);
+        struct store_table *grown = realloc(s->tables, (s->tables_capacity * 2 + 4) * sizeof *grown);
         if (grown == NULL) {
             return NULL;
         }
@@ -225,7 +202,7 @@ static struct table *table_make(struct store *s, uint64_t collection, size_t mor
     return &s->tables[at];
 }
 
-static void table_drop(struct store *s, struct table *t)
+static void table_drop(struct store *s, struct store_table *t)
 {
     size_t at = (size_t)(t - s->tables);
 
@@ -289,7 +266,7 @@ static int apply_put(struct store *s, uint16_t kind, const uint8_t *body, size_t
 {
     struct body_iter it;
     struct otr_point p;
-    struct table *t;
+    struct store_table *t;
     uint32_t count;
 
     if (body_check(kind, body, bytes, &it) != 0) {
@@ -321,7 +298,7 @@ static int apply_delete(struct store *s, const uint8_t *body, size_t bytes, stor
 {
     struct body_iter it;
     struct otr_point p;
-    struct table *t;
+    struct store_table *t;
 
     if (body_check(RECORD_DELETE, body, bytes, &it) != 0) {
         return OTR_CORRUPT;
@@ -346,7 +323,7 @@ static int apply_delete(struct store *s, const uint8_t *body, size_t bytes, stor
 static int apply_drop(struct store *s, const uint8_t *body, size_t bytes)
 {
     struct body_iter it;
-    struct table *t;
+    struct store_table *t;
 
     if (body_iter_init(&it, RECORD_DROP, body, bytes) != 0) {
         return OTR_CORRUPT;
@@ -399,14 +376,14 @@ int store_apply_seed(struct store *s, const uint8_t *put_body, size_t bytes, jou
 size_t store_find(const struct store *s, uint64_t collection, const char *id, size_t id_bytes, journal_place *places,
                   size_t max)
 {
-    const struct table *t = table_get(s, collection);
+    const struct store_table *t = table_get(s, collection);
     uint64_t hash = s->hash(id, id_bytes);
     size_t found = 0;
 
     if (t == NULL) {
         return 0;
     }
-    for (size_t i = home_of(hash, t->capacity); t->slots[i].place != 0 && found < max; i = next_slot(t, i)) {
+    for (size_t i = store_home(hash, t->capacity); t->slots[i].place != 0 && found < max; i = next_slot(t, i)) {
         if (t->slots[i].hash == hash) {
             places[found++] = t->slots[i].place;
         }
@@ -416,7 +393,7 @@ size_t store_find(const struct store *s, uint64_t collection, const char *id, si
 
 uint64_t store_count(const struct store *s, uint64_t collection)
 {
-    const struct table *t = table_get(s, collection);
+    const struct store_table *t = table_get(s, collection);
 
     return t == NULL ? 0 : t->count;
 }
@@ -446,170 +423,4 @@ size_t store_memory_bytes(const struct store *s)
         bytes += s->tables[i].capacity * (sizeof *s->tables[i].slots + sizeof *s->tables[i].marks);
     }
     return bytes;
-}
-
-/* --- snapshots ---------------------------------------------------------------------------------------------------- */
-
-struct item {
-    struct store_slot slot;
-    uint64_t collection;
-};
-
-struct items {
-    struct item *list;
-    size_t count;
-};
-
-static uint64_t key_place(const struct item *i)
-{
-    return i->slot.place;
-}
-
-static uint64_t key_hash(const struct item *i)
-{
-    return i->slot.hash;
-}
-
-/* Sorts by radix, byte by byte from the lowest: a snapshot of a large shard is taken on the loop thread, where qsort's
- * time is not to be had. Bytes that are equal in all keys (most of them, in places) cost one pass of counting. */
-static int items_sort(struct items *items, uint64_t (*key)(const struct item *))
-{
-    struct item *from = items->list;
-    struct item *to = malloc(items->count * sizeof *to + 1);
-    struct item *sorted;
-
-    if (to == NULL) {
-        return OTR_NOMEM;
-    }
-    for (unsigned shift = 0; shift < 64; shift += 8) {
-        size_t starts[257] = {0};
-
-        for (size_t i = 0; i < items->count; i++) {
-            starts[(key(&from[i]) >> shift & 0xFF) + 1]++;
-        }
-        if (items->count == 0 || starts[(key(&from[0]) >> shift & 0xFF) + 1] == items->count) {
-            continue;
-        }
-        for (size_t b = 1; b < 256; b++) {
-            starts[b] += starts[b - 1];
-        }
-        for (size_t i = 0; i < items->count; i++) {
-            to[starts[key(&from[i]) >> shift & 0xFF]++] = from[i];
-        }
-        sorted = to;
-        to = from;
-        from = sorted;
-    }
-    items->list = from;
-    free(to);
-    return 0;
-}
-
-static void items_add(struct items *items, const struct table *t, size_t i)
-{
-    items->list[items->count++] = (struct item){.slot = t->slots[i], .collection = t->collection};
-}
-
-/* Adds the table's points with hashes of at least `from`: all of them, or in the order of runs until there are `max`.
- */
-static void items_collect(struct items *items, const struct table *t, uint64_t from, size_t max)
-{
-    size_t before = items->count;
-    size_t i = home_of(from, t->capacity);
-
-    for (; i < t->capacity; i++) {
-        if (t->slots[i].place == 0) {
-            if (items->count - before >= max) {
-                return; /* What follows has higher hashes than all of this run. */
-            }
-        } else if (t->slots[i].hash >= from && home_of(t->slots[i].hash, t->capacity) <= i) {
-            items_add(items, t, i);
-        }
-    }
-    /* The last run may go on at the start of the table. */
-    for (i = 0; i < t->capacity && t->slots[i].place != 0; i++) {
-        if (t->slots[i].hash >= from && home_of(t->slots[i].hash, t->capacity) > i) {
-            items_add(items, t, i);
-        }
-    }
-}
-
-static struct store_snapshot *snapshot_of(const struct items *items, size_t count, bool with_collections)
-{
-    struct store_snapshot *snap = calloc(1, sizeof *snap);
-
-    if (snap == NULL) {
-        return NULL;
-    }
-    snap->count = count;
-    snap->slots = malloc(count * sizeof *snap->slots + 1);
-    if (with_collections) {
-        snap->collections = malloc(count * sizeof *snap->collections + 1);
-    }
-    if (snap->slots == NULL || (with_collections && snap->collections == NULL)) {
-        store_snapshot_free(snap);
-        return NULL;
-    }
-    for (size_t i = 0; i < count; i++) {
-        snap->slots[i] = items->list[i].slot;
-        if (with_collections) {
-            snap->collections[i] = items->list[i].collection;
-        }
-    }
-    return snap;
-}
-
-/* At most `max`, but equal hashes stay together where they can: the next page begins above the last hash. */
-static size_t page_count(const struct items *items, size_t max)
-{
-    size_t count = max;
-
-    if (items->count <= max) {
-        return items->count;
-    }
-    while (count > 0 && items->list[count - 1].slot.hash == items->list[count].slot.hash) {
-        count--;
-    }
-    return count == 0 ? max : count;
-}
-
-static struct store_snapshot *snapshot(const struct store *s, uint64_t collection, uint64_t from, size_t max,
-                                       uint64_t (*key)(const struct item *))
-{
-    size_t room = (size_t)(collection == 0 ? store_count_all(s) : store_count(s, collection));
-    struct items items = {.list = malloc(room * sizeof *items.list + 1)};
-    struct store_snapshot *snap = NULL;
-
-    if (items.list == NULL) {
-        return NULL;
-    }
-    for (size_t i = 0; i < s->tables_count; i++) {
-        if (collection == 0 || s->tables[i].collection == collection) {
-            items_collect(&items, &s->tables[i], from, max);
-        }
-    }
-    if (items_sort(&items, key) == 0) {
-        snap = snapshot_of(&items, page_count(&items, max), collection == 0);
-    }
-    free(items.list);
-    return snap;
-}
-
-struct store_snapshot *store_snapshot_by_place(const struct store *s, uint64_t collection)
-{
-    return snapshot(s, collection, 0, SIZE_MAX, key_place);
-}
-
-struct store_snapshot *store_snapshot_by_hash(const struct store *s, uint64_t collection, uint64_t from, size_t max)
-{
-    return snapshot(s, collection, from, max, key_hash);
-}
-
-void store_snapshot_free(struct store_snapshot *snap)
-{
-    if (snap != NULL) {
-        free(snap->slots);
-        free(snap->collections);
-        free(snap);
-    }
 }

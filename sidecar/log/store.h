@@ -51,6 +51,8 @@ struct store_snapshot {
     uint64_t *collections; /* per slot, only for collection 0 */
 };
 struct store_snapshot *store_snapshot_by_place(const struct store *s, uint64_t collection);
+/* Of one collection, only points whose newest version stands at `place` or behind it. Walks the whole table. */
+struct store_snapshot *store_snapshot_since(const struct store *s, uint64_t collection, journal_place place);
 struct store_snapshot *store_snapshot_by_hash(const struct store *s, uint64_t collection, uint64_t from, size_t max);
 void store_snapshot_free(struct store_snapshot *snap);
 

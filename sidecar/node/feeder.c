@@ -35,7 +35,7 @@ const char *feeder_data_id(const struct feeder *f)
 
 uint64_t feeder_behind_ms(const struct feeder *f, uint64_t now_ms)
 {
-    return f->behind_since_ms == 0 || feeder_applied(f) >= f->s->stored ? 0 : now_ms - f->behind_since_ms;
+    return feeder_applied(f) >= f->s->stored ? 0 : lag_clock_age(&f->s->lag, now_ms, feeder_applied(f));
 }
 
 bool feeder_current(const struct feeder *f)
@@ -58,7 +58,6 @@ void feeder_moved(struct feeder *f)
 {
     uint64_t now = clock_now_ms();
 
-    f->behind_since_ms = feeder_applied(f) < f->s->stored ? now : 0;
     write_answer(f->s, now);
     read_wait_check(f->s, now);
 }
@@ -317,9 +316,6 @@ void feeder_kick(struct feeder *f)
 {
     if (f == NULL) {
         return;
-    }
-    if (f->behind_since_ms == 0 && feeder_applied(f) < f->s->stored) {
-        f->behind_since_ms = clock_now_ms();
     }
     feeder_advance(f);
 }

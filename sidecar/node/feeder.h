@@ -23,7 +23,7 @@ uint64_t feeder_applied(const struct feeder *f);
 const char *feeder_data_id(const struct feeder *f);
 /* The engine is up and holds what feeder_applied says: its hits are worth asking for. */
 bool feeder_current(const struct feeder *f);
-/* For how long it has been behind the store; 0: it is not. */
+/* Age of the oldest entry of the store that the engine lacks, ms; 0: it lacks none. */
 uint64_t feeder_behind_ms(const struct feeder *f, uint64_t now_ms);
 /* Name of a collection in the engine: "<collection>__<shard>". */
 void feeder_collection_name(char *out, size_t bytes, const char *collection, otr_shard shard);

@@ -24,9 +24,8 @@ struct feeder {
     bool free_when_done;
     struct feeder_read *reading;
     uint64_t pause_until_ms;
-    uint64_t behind_since_ms; /* `applied` stood still below the store since then; 0: not behind */
-    unsigned refusals;        /* in a row: the engine would not take what the log holds */
-    uint64_t refused_ms;      /* the last of them */
+    unsigned refusals;   /* in a row: the engine would not take what the log holds */
+    uint64_t refused_ms; /* the last of them */
 
     /* entries being fed: `offset` is the next record's, `it` walks the present one */
     struct journal_bytes chunk;

@@ -288,6 +288,7 @@ static void on_tick(uv_timer_t *timer)
             continue;
         }
         shard_feed(s, &(struct replica_event){.type = REPLICA_EV_TICK});
+        lag_clock_note(&s->lag, now, replica_last_index(s->replica));
         write_answer(s, now);
         held_tick(s, now);
         read_wait_check(s, now);

@@ -25,6 +25,7 @@
 #define OUTRIGGER_NODE_NODE_INTERNAL_H
 
 #include "sidecar/core/compress_gate.h"
+#include "sidecar/core/lag_clock.h"
 #include "sidecar/core/replica.h"
 #include "sidecar/log/flusher.h"
 #include "sidecar/log/journal.h"
@@ -142,9 +143,10 @@ struct shard {
     struct append_job appends[OTR_REPLICAS_MAX];
 
     /* progress: durable >= commit >= stored >= applied */
-    uint64_t commit;     /* may be applied to the store */
-    uint64_t answerable; /* may be answered */
-    uint64_t stored;     /* is in the store */
+    uint64_t commit;      /* may be applied to the store */
+    uint64_t answerable;  /* may be answered */
+    uint64_t stored;      /* is in the store */
+    struct lag_clock lag; /* of the log's end */
     bool apply_reading;
     struct feeder *feeder;  /* the engine's side */
     uint64_t metas_durable; /* how many of the metas written */

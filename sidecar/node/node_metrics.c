@@ -210,7 +210,8 @@ struct shards_printed {
 };
 
 /* The primary's view of the others. */
-static void add_replicas(struct shards_printed *p, const struct shard *s, const struct replica_status *status)
+static void add_replicas(struct shards_printed *p, const struct shard *s, uint64_t now_ms,
+                         const struct replica_status *status)
 {
     for (uint32_t i = 0; i < status->peers_count && status->role == REPLICA_PRIMARY; i++) {
         struct metrics_object *object = &p->replicas[p->replicas_count];
@@ -218,6 +219,7 @@ static void add_replicas(struct shards_printed *p, const struct shard *s, const 
 
         m->lag_entries =
             status->last.index > status->peers[i].acked_index ? status->last.index - status->peers[i].acked_index : 0;
+        m->lag_seconds = lag_clock_age(&s->lag, now_ms, status->peers[i].acked_index);
         m->counted = status->peers[i].counted;
         m->seeding = status->peers[i].seeding;
         object->values = m;
@@ -239,7 +241,7 @@ static void add_shards(struct shards_printed *p, struct node *n, uint64_t now_ms
         read_shard(s, now_ms, &status);
         metrics_label_number(&p->shards[p->shards_count].labels, "shard", s->id);
         p->shards[p->shards_count++].values = &s->metrics;
-        add_replicas(p, s, &status);
+        add_replicas(p, s, now_ms, &status);
     }
 }
 

@@ -75,13 +75,14 @@ struct node;
     X(S, applied_index, GAUGE, "Newest entry in the engine; 0 while the engine is fed everything again")               \
     X(S, uncommitted_entries, GAUGE, "Entries in the log that are not committed as far as known here")                 \
     X(S, engine_lag_entries, GAUGE, "Entries in the store that the engine lacks")                                      \
-    X(S, engine_lag_seconds, GAUGE_MS, "For how long the engine has not moved while behind the store")                 \
+    X(S, engine_lag_seconds, GAUGE_MS, "Age of the oldest entry in the store that the engine lacks")                    \
     X(S, staleness_seconds, GAUGE_MS, "Age of the newest proof that what is committed here is current")                \
     X(S, points, GAUGE, "Live points")
 
 /* outrigger_replica_..., of each other replica of a shard led here */
 #define REPLICA_METRICS(X, S)                                                                                          \
     X(S, lag_entries, GAUGE, "Entries of the primary's log that this replica has not acknowledged")                    \
+    X(S, lag_seconds, GAUGE_MS, "Age of the oldest of them, as the primary has seen it")                               \
     X(S, counted, GAUGE, "1 while commits wait for this replica")                                                      \
     X(S, seeding, GAUGE, "1 while this replica is sent all live points")
 

@@ -5,7 +5,10 @@
  *                                             \-> too short (holes, a selective filter), or no engine: scan all live
  * points
  *
- * How many more than k are asked for is learned from how many fall out. The scan reads in pieces off the loop. */
+ * How many more than k are asked for is learned from how many fall out. The scan reads in pieces off the loop.
+ *
+ * An engine that is behind by more than the read may be is asked all the same; what it lacks, the tail of the log, is
+ * scanned beside it. */
 #include "sidecar/node/node_internal.h"
 
 #include "sidecar/core/merge.h"
@@ -22,6 +25,7 @@ enum {
     EXTRA_MAX = 2000,
     SEARCH_K_MAX = 10000,
     CANDIDATES_MAX = 4,
+    ENGINE_WAIT_MS = 50, /* an engine that is no older will soon be level: cheaper than a scan */
 };
 
 struct search {
@@ -42,6 +46,7 @@ struct search {
     uint64_t started_ns, asked_ns;
     size_t live; /* of them */
     bool scanning;
+    journal_place tail; /* the engine lacks what stands from there on; 0: it need not have it */
     struct journal_reader *reader;
     int *numbers;
     size_t numbers_count;
@@ -259,6 +264,7 @@ static int scan_start(struct search *x)
     x->shard->node->metrics.node.exact_scans_total++;
     x->scanning = true;
     x->snapshot_next = 0;
+    store_snapshot_free(x->snapshot);
     x->snapshot = store_snapshot_by_place(x->shard->store, x->ask.collection);
     return x->snapshot == NULL ? OTR_NOMEM : 0;
 }
@@ -288,7 +294,8 @@ static int compare_places(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Looks the hits up. An id that comes twice (RuVector's HNSW does that) is one place, read once. */
+/* Looks the hits up. An id that comes twice (RuVector's HNSW does that) is one place, read once. What was overwritten
+ * since is found in the tail. */
 static int look_up(struct search *x, const struct otr_engine_hit *hits, size_t count)
 {
     journal_place *places = calloc(count * CANDIDATES_MAX + 1, sizeof *places);
@@ -303,12 +310,19 @@ static int look_up(struct search *x, const struct otr_engine_hit *hits, size_t c
         qsort(places, found, sizeof *places, compare_places);
     }
     for (size_t i = 0; rv == 0 && i < found; i++) {
-        if (i == 0 || places[i] != places[i - 1]) {
+        if ((i == 0 || places[i] != places[i - 1]) && (x->tail == 0 || places[i] < x->tail)) {
             rv = reader_add(x, places[i]);
         }
     }
     free(places);
     return rv;
+}
+
+/* Scans what the engine lacks besides what it found. Taken after its answer: nothing falls between the two. */
+static int tail_start(struct search *x)
+{
+    x->snapshot = store_snapshot_since(x->shard->store, x->ask.collection, x->tail);
+    return x->snapshot == NULL ? OTR_NOMEM : 0;
 }
 
 /* Learns how many hits fall out. */
@@ -341,6 +355,9 @@ static void on_hits(struct otr_engine_req *req, int status, const struct otr_eng
         rv = scan_start(x);
     } else {
         rv = look_up(x, hits, count);
+        if (rv == 0 && x->tail != 0) {
+            rv = tail_start(x);
+        }
         x->live = x->numbers_count;
         m->engine_hits_total += count;
         m->engine_hits_dropped_total += x->live < count ? count - x->live : 0;
@@ -374,19 +391,30 @@ static bool ask_engine(struct search *x, const struct topology_collection *c)
            0;
 }
 
-/* Whether the engine's page is the whole answer. Without a filter k living hits are enough, even when a threshold takes
- * some of them away: nothing nearer is missing. */
+/* Whether the engine's page is the whole answer, as far as the engine has it. Without a filter k living hits are
+ * enough, even when a threshold takes some of them away: nothing nearer is missing. */
 static bool page_complete(const struct search *x)
 {
+    size_t tail = x->snapshot != NULL ? x->snapshot->count : 0;
+
     return x->top.count >= x->top.k || (x->filter == NULL && x->live >= x->ask.k) ||
-           x->live >= store_count(x->shard->store, x->ask.collection);
+           x->live + tail >= store_count(x->shard->store, x->ask.collection);
+}
+
+/* Whether this search must see what the engine lacks. */
+static bool tail_needed(const struct search *x, uint64_t now_ms)
+{
+    const struct shard *s = x->shard;
+    uint64_t applied = feeder_applied(s->feeder);
+
+    return applied < s->stored &&
+           (applied < x->need_index || feeder_behind_ms(s->feeder, now_ms) > s->node->read_lag_ms);
 }
 
 static void search_begin(struct search *x)
 {
     struct shard *s = x->shard;
     const struct topology_collection *c = topology_collection_by_id(s->node->topology, x->ask.collection);
-    bool usable = feeder_current(s->feeder) && feeder_behind_ms(s->feeder, clock_now_ms()) <= s->node->read_lag_ms;
     int rv = 0;
 
     if (c == NULL || store_count(s->store, x->ask.collection) == 0) {
@@ -399,8 +427,13 @@ static void search_begin(struct search *x)
         search_end(x, OTR_INVALID);
         return;
     }
-    if (usable && ask_engine(x, c)) {
-        return;
+    if (feeder_current(s->feeder)) {
+        bool whole = !tail_needed(x, clock_now_ms());
+
+        x->tail = whole ? 0 : journal_place_of(s->node->journal, s->id, feeder_applied(s->feeder) + 1);
+        if ((whole || x->tail != 0) && ask_engine(x, c)) {
+            return;
+        }
     }
     rv = scan_start(x);
     if (rv != 0) {
@@ -426,7 +459,12 @@ static void search_go(struct search *x)
             search_end(x, 0);
         }
     } else if (page_complete(x)) {
-        search_end(x, 0);
+        x->scanning = true; /* of the tail, if there is one */
+        if (x->snapshot == NULL || x->snapshot->count == 0) {
+            search_end(x, 0);
+        } else {
+            scan_piece(x);
+        }
     } else {
         int rv = scan_start(x);
         if (rv != 0) {
@@ -469,9 +507,9 @@ static int search_ready(struct read_wait *w, uint64_t now_ms)
     if (s->stored < x->need_index) {
         return OTR_UNAVAIL;
     }
-    /* The engine shows what the log holds only once it is fed; without an engine the scan shows it at once. */
+    /* The engine shows what the log holds only once it is fed; a scan shows it at once. */
     return !feeder_current(s->feeder) || feeder_applied(s->feeder) >= x->need_index ||
-                   feeder_behind_ms(s->feeder, now_ms) > s->node->read_lag_ms
+                   feeder_behind_ms(s->feeder, now_ms) > ENGINE_WAIT_MS
                ? 0
                : OTR_UNAVAIL;
 }

@@ -29,6 +29,8 @@ struct process {
     char url[32];
     bool up;
     bool frozen;
+    bool held;     /* writes */
+    unsigned let;  /* ... but for so many */
     unsigned life; /* of its data */
     unsigned boot;
     char
@@ -198,10 +200,25 @@ static void answer(struct call *c, int status)
     free(c);
 }
 
+static bool is_held(struct process *p, const struct call *c)
+{
+    if (p->frozen) {
+        return true;
+    }
+    if (!p->held || c->search_cb != NULL || c->count_cb != NULL) {
+        return false;
+    }
+    if (p->let == 0) {
+        return true;
+    }
+    p->let--;
+    return false;
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct engine *e = timer->data;
-    const struct process *p = e->process;
+    struct process *p = e->process;
     struct call *c = e->head;
 
     e->head = NULL;
@@ -209,7 +226,7 @@ static void on_timer(uv_timer_t *timer)
     while (c != NULL) {
         struct call *next = c->next;
 
-        if (p->up && p->boot == c->boot && p->frozen && uv_now(timer->loop) < c->deadline_ms) {
+        if (p->up && p->boot == c->boot && uv_now(timer->loop) < c->deadline_ms && is_held(p, c)) {
             c->next = NULL;
             *e->tail = c;
             e->tail = &c->next;
@@ -507,6 +524,17 @@ void fake_engine_up(const char *url, bool keep_data)
 void fake_engine_freeze(const char *url)
 {
     process_of(url)->frozen = true;
+}
+
+void fake_engine_hold_writes(const char *url)
+{
+    process_of(url)->held = true;
+    process_of(url)->let = 0;
+}
+
+void fake_engine_let_writes(const char *url, unsigned count)
+{
+    process_of(url)->let += count;
 }
 
 void fake_engine_thaw(const char *url)

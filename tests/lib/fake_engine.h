@@ -13,6 +13,10 @@ void fake_engine_up(const char *url, bool keep_data);
 /* Frozen: no call is answered before its timeout or the thaw. */
 void fake_engine_freeze(const char *url);
 void fake_engine_thaw(const char *url);
+/* Held: writes are carried out, but answered only as they are let: so many of those that wait. Searches are answered.
+ */
+void fake_engine_hold_writes(const char *url);
+void fake_engine_let_writes(const char *url, unsigned count);
 /* Refuses every write into the collection (OTR_INVALID) as long as it is the one that stands there now: one that is
  * dropped and made anew is sound. `also_anew`: that one is not either. */
 void fake_engine_damage(const char *url, const char *collection, bool also_anew);

@@ -360,6 +360,37 @@ Test(store, a_snapshot_by_place_has_every_point_once_in_order)
     bench_close(&b);
 }
 
+Test(store, a_snapshot_since_a_place_has_what_is_newer)
+{
+    struct store_snapshot *snap;
+    struct bench b;
+    journal_place since = 0;
+    size_t newer = 0;
+
+    bench_init(&b, NULL);
+    put(&b, 0, 0, 500, false);
+    put(&b, 1, 100, 200, false);
+    put(&b, 0, 50, 100, false);
+    since = b.places[0][50];
+    delete (&b, 0, 60, 10);
+    put(&b, 0, 500, 30, false);
+    put(&b, 1, 0, 10, false);
+    for (size_t i = 0; i < 530; i++) {
+        newer += b.places[0][i] >= since;
+    }
+    snap = store_snapshot_since(b.store, 1, since);
+    cr_assert(eq(sz, snap->count, newer));
+    for (size_t i = 0; i < snap->count; i++) {
+        cr_assert(ge(u64, snap->slots[i].place, i == 0 ? since : snap->slots[i - 1].place + 1));
+        cr_assert(eq(u64, b.places[0][b.owner[snap->slots[i].place]], snap->slots[i].place));
+    }
+    store_snapshot_free(snap);
+    snap = store_snapshot_since(b.store, 9, 0);
+    cr_assert(eq(sz, snap->count, 0));
+    store_snapshot_free(snap);
+    bench_close(&b);
+}
+
 /* Pages by hash, each begun above the last hash of the one before, have every point exactly once. */
 static void scroll(store_hash_fn hash, uint64_t collection, size_t expected, size_t max)
 {
