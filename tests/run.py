@@ -55,8 +55,8 @@ SUITES = (
         ),
         ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
         # A node with one call that fails, again and again; others, each time, out of all there are. The seed is printed.
-        ("failing-calls", "test", 120, f"SANITIZE=0 FAILING=30 {FAILING_CALLS}"),
-        ("failing-calls-sanitized", "test", 180, f"SANITIZE=1 FAILING=30 {FAILING_CALLS}"),
+        ("failing-calls", "test", 180, f"SANITIZE=0 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),
+        ("failing-calls-sanitized", "test", 180, f"SANITIZE=1 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),
         ("failing-calls-all", "long", 3600, f"SANITIZE=1 FAILING=all {FAILING_CALLS}"),
         ("fuzz-replay", "test", 120, "make -s fuzz-replay BUILD=$BUILD"),
         ("canary", "test", 120, "/usr/bin/python3 -m unittest discover -v -s tests/canary -p 'test_*.py'"),

@@ -3,14 +3,16 @@
 Two healthy nodes and a third one that is started again and again, each time with another call that fails once: while it
 recovers, joins, serves and stops. Whatever it is, the process must go on, or end saying why; nobody may crash, leak,
 hang, or lose what was acknowledged. FAILING=n is the number of calls tried of each kind (default 20), spread over all there are;
-SEED picks them. Every one: FAILING=all. Some, or one alone: FAILING=memory:100-200, FAILING=call:17. SANITIZE=0 takes the program
-without AddressSanitizer; KEEP=1 keeps the logs, one a call, of which the test prints the path.
+SEED picks them. Every one: FAILING=all. Some, or one alone: FAILING=memory:100-200, FAILING=call:17. FAILING_S=n begins no
+more of them after n seconds (default 3000), and says how many there were. SANITIZE=0 takes the program without
+AddressSanitizer; KEEP=1 keeps the logs, one a call, of which the test prints the path.
 """
 import glob
 import os
 import random
 import signal
 import sys
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cluster"))
@@ -22,6 +24,7 @@ PROGRAM = os.path.join(BUILD, "bin-sanitize" if SANITIZE == "1" else "bin", "out
 NODE = "node-3"
 SEED = int(os.environ.get("SEED", random.randrange(10**6)))
 HOW_MANY = os.environ.get("FAILING", "20")
+FAILING_S = float(os.environ.get("FAILING_S", "3000"))
 JOIN_S, STOP_S = 12, 12
 
 
@@ -155,9 +158,14 @@ class TestFailingCalls(ClusterTest):
             rng = random.Random(SEED)
             chosen = [f"{kind}:{1 + int((i + rng.random()) * total / int(HOW_MANY))}"
                       for kind, total in totals.items() for i in range(int(HOW_MANY))]
+            rng.shuffle(chosen)
         print(f"SEED={SEED}: {totals}, {len(chosen)} tried; logs in {self.cluster.directory}", flush=True)
-        wrong = []
+        wrong, tried, began_s = [], 0, time.monotonic()
         for what in chosen:
+            if time.monotonic() - began_s > FAILING_S:
+                print(f"{FAILING_S:.0f} s are over: {tried} of {len(chosen)} were tried", flush=True)
+                break
+            tried += 1
             found = self.try_one(what)
             for text in found:
                 print(f"{text}\n--- once more: make failing-calls SANITIZE={SANITIZE} FAILING={what}", flush=True)

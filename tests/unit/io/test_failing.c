@@ -53,6 +53,7 @@ static void request(struct http_client *client, uv_loop_t *loop, const struct ht
                     struct exchange *e)
 {
     static const char *const headers[] = {"Content-Type: application/json", "X-A: 1", NULL};
+    uint64_t until = uv_hrtime() + 10000000000ULL;
     char url[100];
     int rv;
 
@@ -64,6 +65,7 @@ static void request(struct http_client *client, uv_loop_t *loop, const struct ht
     rv = http_client_start(client, &e->req, on_done);
     cr_assert(rv == 0 || rv == OTR_NOMEM);
     while (rv == 0 && !e->done) {
+        cr_assert(lt(u64, uv_hrtime(), until), "no end after %s failed", fail_calls_name());
         uv_run(loop, UV_RUN_ONCE);
     }
     cr_assert(e->status == 0 || e->status == OTR_NOMEM || e->status == OTR_UNREACHABLE, "%s", otr_strerror(e->status));
