@@ -43,6 +43,23 @@ void check_role(struct sim_shard *sh)
     }
 }
 
+/* V5: an election raises the epoch, and takes the old primary out of the set unless it is the new one. */
+void check_election(struct sim *s, otr_shard shard, const struct descriptor *before, const struct descriptor *d)
+{
+    if (d->epoch < before->epoch || (d->epoch == before->epoch && d->version <= before->version)) {
+        sim_fail(s,
+                 "I1: shard %u: epoch %" PRIu64 " version %" PRIu64 " is published after epoch %" PRIu64
+                 " version %" PRIu64,
+                 shard, d->epoch, d->version, before->epoch, before->version);
+    } else if (d->epoch == before->epoch && (d->primary != before->primary || d->incarnation != before->incarnation)) {
+        sim_fail(s, "I1: shard %u: epoch %" PRIu64 " changes its primary", shard, d->epoch);
+    } else if (d->epoch > before->epoch && before->epoch > 0 && d->primary != before->primary &&
+               descriptor_in_sync(d, before->primary) >= 0) {
+        sim_fail(s, "V5: shard %u: node %u is elected, and the old primary %u stays in the set", shard, d->primary,
+                 before->primary);
+    }
+}
+
 void check_free(struct sim *s)
 {
     for (uint32_t i = 0; i < SIM_SHARDS_MAX; i++) {

@@ -293,7 +293,8 @@ static void with_faults(struct sim *s, uint64_t seconds)
                      s->counts.faults);
             return;
         }
-        s->weights[FAULT_KILL] += s->counts.faults < SIM_FAULTS_MIN; /* those of this seed cannot strike */
+        s->weights[s->calm ? FAULT_COMPACT : FAULT_KILL] +=
+            s->counts.faults < SIM_FAULTS_MIN; /* the others cannot strike */
         run(s, s->now_us + 1000 * SIM_MS, NULL);
     }
 }
@@ -342,6 +343,7 @@ bool sim_run(struct sim *s, uint64_t seconds)
         without_faults(s);
     }
     if (!s->failed) {
+        clients_end(s);
         check_linear(s);
     }
     s->counts.seeds = 1;

@@ -391,6 +391,7 @@ struct sim {
     /* Handed over, and nobody can take over for the coordinator is away just now. */
     bool excused[SIM_SHARDS_MAX];
     uint64_t excused_us[SIM_SHARDS_MAX];
+    uint64_t few_us[SIM_SHARDS_MAX]; /* when the published set last was below min_in_sync */
 
     char trace[SIM_TRACE_LINES][SIM_TRACE_LINE_BYTES];
     uint64_t trace_count, trace_hash;
@@ -499,7 +500,8 @@ void seed_take_rest(struct sim_shard *sh, int from, const struct sim_msg *msg);
 bool handoff_ask(struct sim *s, int node, bool stopping);
 void handoff_engine(struct sim *s, int node, uint64_t for_us);
 void handoff_heal(struct sim *s);
-void handoff_brief(struct sim_shard *sh); /* a replica was made */
+void handoff_brief(struct sim_shard *sh);                  /* a replica was made */
+void handoff_brief_all(struct sim *s, struct sim_node *n); /* its engine or its disk fails, or works again */
 void handoff_done(struct sim_shard *sh, const struct replica_action *a);
 
 /* sim_net.c */
@@ -549,6 +551,7 @@ void clients_read_confirmed(struct sim_shard *sh, uint32_t client, uint64_t atte
 bool clients_idle(const struct sim *s);
 void clients_last(struct sim *s); /* a write and a read of each shard */
 bool clients_last_done(struct sim *s);
+void clients_end(struct sim *s); /* what still waits was never answered */
 uint64_t clients_request_number(const struct otr_request_id *id);
 
 /* check_*.c: each invariant of DESIGN 4.6 has a file, and each other promise. */
@@ -570,7 +573,9 @@ void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const
 void check_refused(struct sim *s, const struct otr_request_id *id);                            /* Q3 */
 void check_end(struct sim *s);                                                                 /* check_end.c: I7 */
 bool check_converged(struct sim *s, char *why, size_t why_bytes);
-bool check_any_lost(struct sim *s); /* a shard that only an operator can help */
+void check_election(struct sim *s, otr_shard shard, const struct descriptor *before,
+                    const struct descriptor *d); /* V5 */
+bool check_any_lost(struct sim *s);              /* a shard that only an operator can help */
 void check_quiet_begin(struct sim *s);
 bool check_quiet_end(struct sim *s, bool must); /* was it? false with `must` is a failure */
 void check_digest(struct sim_shard *sh);        /* check_digest.c: equal at equal index; after each entry applied */

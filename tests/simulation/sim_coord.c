@@ -147,7 +147,11 @@ static void put_descriptor(struct sim *s, otr_shard shard, const struct descript
               shard, d->epoch, d->version, d->primary, set, revision);
     record(s, &(struct sim_change){.shard = shard, .revision = revision, .descriptor = *d});
     check_past(s, shard, d);
+    if (d->in_sync_count < d->min_in_sync || before.in_sync_count < before.min_in_sync) {
+        s->few_us[shard] = d->in_sync_count < d->min_in_sync ? UINT64_MAX : s->now_us;
+    }
     check_published(s, shard);
+    check_election(s, shard, &before, d);
     observe_published(s, shard, &before, d);
 }
 

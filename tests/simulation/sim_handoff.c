@@ -180,7 +180,7 @@ bool handoff_ask(struct sim *s, int node, bool stopping)
 
 /* --- engines ------------------------------------------------------------------------------------------------------ */
 
-static void tell_fitness(struct sim *s, struct sim_node *n)
+void handoff_brief_all(struct sim *s, struct sim_node *n)
 {
     for (uint32_t i = 0; i < s->shards_count && n->alive; i++) {
         if (n->shards[i] != NULL) {
@@ -194,21 +194,23 @@ void handoff_brief(struct sim_shard *sh)
     if (sh->node->stopping) {
         shard_step(sh, &(struct replica_event){.type = REPLICA_EV_LEAVE});
     }
-    shard_step(sh,
-               &(struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = !sh->node->engine_down}});
+    shard_step(sh, &(struct replica_event){
+                       .type = REPLICA_EV_FITNESS,
+                       .fitness = {.engine_up = !sh->node->engine_down, .disk_full = sh->node->space_waited},
+                   });
 }
 
 static void engine_up_fire(struct sim *s, struct sim_event *e)
 {
     s->nodes[e->a].engine_down = false;
-    tell_fitness(s, &s->nodes[e->a]);
+    handoff_brief_all(s, &s->nodes[e->a]);
 }
 
 void handoff_engine(struct sim *s, int node, uint64_t for_us)
 {
     sim_trace(s, "node %d: the engine fails for %" PRIu64 " ms", node, for_us / SIM_MS);
     s->nodes[node].engine_down = true;
-    tell_fitness(s, &s->nodes[node]);
+    handoff_brief_all(s, &s->nodes[node]);
     sim_after(s, for_us, 0, engine_up_fire)->a = (uint64_t)node;
 }
 
@@ -226,7 +228,7 @@ void handoff_heal(struct sim *s)
         }
         if (n->engine_down) {
             n->engine_down = false;
-            tell_fitness(s, n);
+            handoff_brief_all(s, n);
         }
     }
 }

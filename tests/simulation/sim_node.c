@@ -194,6 +194,9 @@ struct sim_shard *node_shard_make(struct sim *s, struct sim_node *n, otr_shard i
     coord_brief(sh);
     net_brief(s, sh);
     handoff_brief(sh);
+    if (journal_failed(n->journal)) {
+        shard_step(sh, &(struct replica_event){.type = REPLICA_EV_LOG_FAILED});
+    }
     return sh;
 }
 
@@ -286,6 +289,7 @@ void node_start(struct sim *s, struct sim_node *n)
     n->revision = 0;
     n->regressed = false;
     n->flipped = false;
+    n->space_waited = false;
     n->flush_not_before_us = 0;
     n->fs = sim_disk_new(n->disk);
     config.fs = sim_disk_fs(n->fs);
@@ -458,8 +462,11 @@ static void flush_fire(struct sim *s, struct sim_event *e)
             sim_trace(s, "node %d: the disk is full", n->id);
         }
         sim_reached(s, SIM_DISK_FULL_WAITS);
-        n->space_waited = true;
         n->flush_not_before_us = s->now_us + 50 * SIM_MS;
+        if (!n->space_waited) {
+            n->space_waited = true;
+            handoff_brief_all(s, n);
+        }
         return;
     }
     if (rv != 0) {
@@ -469,6 +476,7 @@ static void flush_fire(struct sim *s, struct sim_event *e)
     if (n->space_waited) {
         n->space_waited = false;
         sim_reached(s, SIM_DISK_FULL_GOES_ON);
+        handoff_brief_all(s, n);
     }
     for (size_t i = 0; i < report.count && n->alive; i++) {
         if (n->shards[report.lines[i].shard] != NULL) {

@@ -74,16 +74,30 @@ static bool pause(struct sim *s, struct sim_node *n)
 
 /* --- disks -------------------------------------------------------------------------------------------------------- */
 
+/* Another member whose log is whole, as far as can be seen. */
+static bool another_holds(struct sim *s, uint32_t shard, int node)
+{
+    const struct descriptor *d = &alter_truth(s, shard)->descriptor;
+
+    for (uint32_t i = 0; i < d->in_sync_count; i++) {
+        const struct sim_node *n = &s->nodes[d->in_sync[i].node];
+
+        if (n->id != node && n->alive && !n->flipped && !n->sync_fails && n->shards[shard] != NULL &&
+            n->shards[shard]->meta.log_id == d->in_sync[i].log_id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Faults that destroy logs come seldom enough that the set can recover: otherwise only an operator could help. */
 static bool may_lose_log(struct sim *s, int node)
 {
-    if (s->logs_lost >= 3 || (s->logs_lost > 0 && s->now_us < s->log_lost_us + 6000 * SIM_MS)) {
+    if (s->coord.rolled_back || s->logs_lost >= 3 || (s->logs_lost > 0 && s->now_us < s->log_lost_us + 6000 * SIM_MS)) {
         return false;
     }
     for (uint32_t i = 0; i < s->shards_count; i++) {
-        const struct descriptor *d = &alter_truth(s, i)->descriptor;
-
-        if (descriptor_in_sync(d, (otr_node)node) >= 0 && d->in_sync_count < 2) {
+        if (descriptor_in_sync(&alter_truth(s, i)->descriptor, (otr_node)node) >= 0 && !another_holds(s, i, node)) {
             return false;
         }
     }
