@@ -50,16 +50,16 @@ static bool somebody_left(const struct get_op *o)
 static void get_failed(struct get_op *o, int status, const char *message)
 {
     uint64_t now_ms = clock_now_ms();
+    bool final = status == OTR_INVALID || (status == OTR_NOTFOUND && now_ms - o->op.started_ms >= DOOR_NOTFOUND_MS);
 
     o->status = status;
     o->asked_ms = 0;
     otr_errmsg_set(&o->msg, "%s", message != NULL && message[0] != '\0' ? message : otr_strerror(status));
-    if (status == OTR_INVALID || (status == OTR_NOTFOUND && now_ms - o->op.started_ms >= DOOR_NOTFOUND_MS)) {
-        o->op.deadline_ms = now_ms; /* No other replica will say anything else. */
-    } else if (o->routed && o->open.count == 0 && somebody_left(o)) {
+    if (!final && o->routed && o->open.count == 0 && somebody_left(o)) {
         get_look(&o->op, now_ms);
-    } else if (status == OTR_BUSY && o->open.count == 0) {
-        o->op.deadline_ms = now_ms; /* Whoever could answer has too much to do: asking again makes it more. */
+    } else if (final || (status == OTR_BUSY && o->open.count == 0)) {
+        /* No other replica will say anything else; or all have too much to do, and asking again makes it more. */
+        o->op.deadline_ms = now_ms;
     }
     door_op_wait(&o->op, now_ms);
 }
