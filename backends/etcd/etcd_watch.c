@@ -66,6 +66,7 @@ struct etcd_watch {
     uv_timer_t timer; /* CONNECTING: created too late; PAUSED: the pause */
     uv_timer_t probe_timer;
     struct etcd_call *probe;
+    uint64_t probe_revision; /* delivered when it was sent */
     unsigned probe_misses;
     uint64_t behind_revision; /* what the last probe saw beyond us, or 0 */
     uint64_t confirmed_ms;
@@ -242,9 +243,10 @@ static void probe_answered(struct etcd_watch *watch, const struct etcd_reply *re
     bool caught_up = watch->revision >= (watch->behind_revision != 0 ? watch->behind_revision : newest);
 
     watch->probe_misses = 0;
-    if (etcd_json_u64(reply->header, "revision") < watch->revision) {
+    /* The stream may have gone on meanwhile: what counts is what was there before. */
+    if (etcd_json_u64(reply->header, "revision") < watch->probe_revision) {
         otr_errmsg_set(&watch->why, "etcd: revision was %" PRIu64 ", now is %" PRIu64 ": restored from a backup?",
-                       watch->revision, etcd_json_u64(reply->header, "revision"));
+                       watch->probe_revision, etcd_json_u64(reply->header, "revision"));
         log_error("etcd", "watch %s: %s -> resync", watch->prefix, watch->why.text);
         watch->resync_wanted = true;
         watch_break(watch);
@@ -303,6 +305,7 @@ static void on_probe_timer(uv_timer_t *timer)
     if (watch->probe != NULL) {
         return;
     }
+    watch->probe_revision = watch->revision;
     etcd_text_add(&body, "{");
     etcd_text_add_range(&body, watch->prefix, &from_start);
     etcd_text_add(&body, ",\"limit\":\"1\",\"keys_only\":true,\"sort_target\":\"MOD\",\"sort_order\":\"DESCEND\"}");

@@ -702,6 +702,40 @@ Test(etcd, watch_when_revision_fell)
     fixture_close(&f);
 }
 
+static struct http_stub_conn *late;
+
+/* The first probe is answered by its test, after an event that came meanwhile. */
+static void serve_late(struct fixture *f, struct http_stub_conn *conn, const struct http_stub_request *req)
+{
+    (void)f;
+    if (!is(req, "/v3/kv/range")) {
+        watch_head(conn);
+        chunk(conn, EVENT("YS8x", "19"));
+        late = conn;
+    } else if (late != NULL) {
+        chunk(late, EVENT("YS8y", "30"));
+        late = conn;
+    } else {
+        http_stub_answer(conn, 200, OK);
+    }
+}
+
+/* An answer older than the newest event, because it was on its way longer, is no coordinator that fell back. */
+Test(etcd, watch_overtakes_a_probe)
+{
+    struct fixture f;
+    struct events events;
+
+    fixture_init(&f, serve_late);
+    watch_run(&f, &events, 10);
+    AWAIT(&f, strstr(events.text, "a/2") != NULL);
+    http_stub_answer(late, 200, OK);
+    late = NULL;
+    AWAIT(&f, f.ranges_count > 2);
+    cr_assert_str_eq(events.text, "+a/1@19 +a/2@30 ");
+    fixture_close(&f);
+}
+
 static void serve_mute(struct fixture *f, struct http_stub_conn *conn, const struct http_stub_request *req)
 {
     if (is(req, "/v3/kv/range")) {
