@@ -702,7 +702,7 @@ Test(etcd, watch_when_revision_fell)
     fixture_close(&f);
 }
 
-static struct http_stub_conn *late;
+static struct http_stub_conn *waiting;
 
 /* The first probe is answered by its test, after an event that came meanwhile. */
 static void serve_late(struct fixture *f, struct http_stub_conn *conn, const struct http_stub_request *req)
@@ -711,12 +711,12 @@ static void serve_late(struct fixture *f, struct http_stub_conn *conn, const str
     if (!is(req, "/v3/kv/range")) {
         watch_head(conn);
         chunk(conn, EVENT("YS8x", "19"));
-        late = conn;
-    } else if (late != NULL) {
-        chunk(late, EVENT("YS8y", "30"));
-        late = conn;
+        waiting = conn;
+    } else if (waiting != NULL) {
+        chunk(waiting, EVENT("YS8y", "30"));
+        waiting = conn;
     } else {
-        http_stub_answer(conn, 200, OK);
+        http_stub_answer(conn, 200, "{\"header\":{\"cluster_id\":\"17121211910768078140\",\"revision\":\"30\"}}");
     }
 }
 
@@ -729,8 +729,8 @@ Test(etcd, watch_overtakes_a_probe)
     fixture_init(&f, serve_late);
     watch_run(&f, &events, 10);
     AWAIT(&f, strstr(events.text, "a/2") != NULL);
-    http_stub_answer(late, 200, OK);
-    late = NULL;
+    http_stub_answer(waiting, 200, OK);
+    waiting = NULL;
     AWAIT(&f, f.ranges_count > 2);
     cr_assert_str_eq(events.text, "+a/1@19 +a/2@30 ");
     fixture_close(&f);
