@@ -68,12 +68,13 @@ class TestFailingCalls(ClusterTest):
     def use(self, child):
         """Everything a client does, at the door of the node: what it answers does not matter, that it answers does."""
         client = Client([self.cluster.url(NODE)], deadline_s=3, attempt_s=15)
-        for i in range(8):
-            self.write(client, f"own-{i}", NODE)
+        writes = [lambda key=f"own-{i}": self.write(client, key, NODE) for i in range(8)]
         calls = (lambda: client.get("c", "own-1"), lambda: client.search("c", [1, 2, 3, 4], 5),
                  lambda: client.request("GET", "/metrics"), lambda: client.request("GET", "/cluster"),
                  lambda: client.create_collection("d", 8), lambda: client.delete_collection("d"))
-        for call in calls:
+        for call in (*writes, *calls):
+            if child.poll() is not None:
+                break  # It has ended, and nobody answers at its address.
             try:
                 call()
             except (Refused, GaveUp):
