@@ -20,6 +20,8 @@ static atomic_uint_fast64_t fail_at[2]; /* 0: never */
 static atomic_bool paused;
 static atomic_bool loud; /* says what fails */
 static _Atomic(const char *) last = "";
+static _Atomic(const char *) one; /* the only one that counts, and its errno; NULL: all do */
+static atomic_int one_errno;
 
 static void print_counts(void)
 {
@@ -48,7 +50,20 @@ void fail_calls_at(enum fail_kind kind, uint64_t nth)
     fail_at[FAIL_MEMORY] = 0;
     fail_at[FAIL_CALL] = 0;
     last = "";
+    one = NULL;
     fail_at[kind] = nth != 0 ? counts[kind] + nth : 0;
+}
+
+void fail_calls_one(const char *name, uint64_t nth, int err)
+{
+    fail_calls_at(FAIL_CALL, nth);
+    one_errno = err;
+    one = nth != 0 ? name : NULL;
+}
+
+int fail_calls_errno(int usual)
+{
+    return one != NULL ? one_errno : usual;
 }
 
 bool fail_calls_pending(void)
@@ -93,7 +108,9 @@ __attribute__((weak)) void __sanitizer_print_stack_trace(void);
 
 bool fail_calls_fails(enum fail_kind kind, const char *name)
 {
-    uint64_t number = paused ? 0 : atomic_fetch_add(&counts[kind], 1) + 1;
+    const char *only = one;
+    bool counts_not = paused || (only != NULL && strcmp(only, name) != 0);
+    uint64_t number = counts_not ? 0 : atomic_fetch_add(&counts[kind], 1) + 1;
     char text[128];
     int bytes;
 
@@ -101,6 +118,9 @@ bool fail_calls_fails(enum fail_kind kind, const char *name)
         return false;
     }
     last = name;
+    if (kind == FAIL_MEMORY) {
+        errno = ENOMEM;
+    }
     if (getenv("OUTRIGGER_FAIL_TRACE") != NULL && __sanitizer_print_stack_trace != NULL) {
         __sanitizer_print_stack_trace();
     }
@@ -112,9 +132,15 @@ bool fail_calls_fails(enum fail_kind kind, const char *name)
     return write(STDERR_FILENO, text, (size_t)bytes) == bytes;
 }
 
-#define ERRNO(number) \
-    errno = (number); \
+#define ERRNO(number)                   \
+    errno = fail_calls_errno((number)); \
     return -1
+/* A part of what was asked for, if that is the order. */
+#define PART(name, n, part, number)                           \
+    if ((n) > 0 && fail_calls_errno(0) == FAIL_CALLS_SHORT) { \
+        return __real_##name part;                            \
+    }                                                         \
+    ERRNO(number)
 
 /* clang-format off */
 WRAP(malloc, FAIL_MEMORY, void *, (size_t n), (n), return NULL)
@@ -124,8 +150,8 @@ WRAP(strdup, FAIL_MEMORY, char *, (const char *s), (s), return NULL)
 WRAP(strndup, FAIL_MEMORY, char *, (const char *s, size_t n), (s, n), return NULL)
 WRAP(open, FAIL_CALL, int, (const char *path, int flags, mode_t mode), (path, flags, mode), ERRNO(EMFILE))
 WRAP(openat, FAIL_CALL, int, (int dir, const char *path, int flags, mode_t mode), (dir, path, flags, mode), ERRNO(EMFILE))
-WRAP(pread, FAIL_CALL, ssize_t, (int fd, void *buf, size_t n, off_t at), (fd, buf, n, at), ERRNO(EIO))
-WRAP(pwrite, FAIL_CALL, ssize_t, (int fd, const void *buf, size_t n, off_t at), (fd, buf, n, at), ERRNO(ENOSPC))
+WRAP(pread, FAIL_CALL, ssize_t, (int fd, void *buf, size_t n, off_t at), (fd, buf, n, at), PART(pread, n, (fd, buf, 1, at), EIO))
+WRAP(pwrite, FAIL_CALL, ssize_t, (int fd, const void *buf, size_t n, off_t at), (fd, buf, n, at), PART(pwrite, n, (fd, buf, 1, at), ENOSPC))
 WRAP(fdatasync, FAIL_CALL, int, (int fd), (fd), ERRNO(EIO))
 WRAP(fsync, FAIL_CALL, int, (int fd), (fd), ERRNO(EIO))
 WRAP(ftruncate, FAIL_CALL, int, (int fd, off_t n), (fd, n), ERRNO(EIO))
@@ -136,8 +162,9 @@ WRAP(rename, FAIL_CALL, int, (const char *from, const char *to), (from, to), ERR
 WRAP(mkdir, FAIL_CALL, int, (const char *path, mode_t mode), (path, mode), ERRNO(ENOSPC))
 WRAP(fopen, FAIL_CALL, FILE *, (const char *path, const char *mode), (path, mode), errno = EMFILE; return NULL)
 WRAP(fdopen, FAIL_CALL, FILE *, (int fd, const char *mode), (fd, mode), errno = ENOMEM; return NULL)
-WRAP(fdopendir, FAIL_CALL, DIR *, (int fd), (fd), errno = ENOMEM; return NULL)
+WRAP(fdopendir, FAIL_CALL, DIR *, (int fd), (fd), errno = fail_calls_errno(ENOMEM); return NULL)
+WRAP(readdir, FAIL_CALL, struct dirent *, (DIR *dir), (dir), errno = fail_calls_errno(EIO); return NULL)
 WRAP(flock, FAIL_CALL, int, (int fd, int op), (fd, op), ERRNO(ENOLCK))
 WRAP(getrandom, FAIL_CALL, ssize_t, (void *buf, size_t n, unsigned flags), (buf, n, flags), ERRNO(EINTR))
-WRAP(pthread_create, FAIL_CALL, int, (pthread_t *t, const pthread_attr_t *a, void *(*f)(void *), void *p), (t, a, f, p), return EAGAIN)
+WRAP(pthread_create, FAIL_CALL, int, (pthread_t *t, const pthread_attr_t *a, void *(*f)(void *), void *p), (t, a, f, p), return fail_calls_errno(EAGAIN))
 /* clang-format on */

@@ -23,6 +23,10 @@ enum fail_kind { FAIL_MEMORY, FAIL_CALL };
 
 /* The nth allocation or call from now (1 is the next) fails, once. 0: none. */
 void fail_calls_at(enum fail_kind kind, uint64_t nth);
+/* The nth call of `name` alone fails, with this errno (which pthread_create returns), or does a part: with
+ * FAIL_CALLS_SHORT pread and pwrite do one byte of what they were asked for. 0: none. */
+enum { FAIL_CALLS_SHORT = -1 };
+void fail_calls_one(const char *name, uint64_t nth, int err);
 /* True while what is to fail has not come. */
 bool fail_calls_pending(void);
 /* From now on nothing counts or fails, or all of it again: for what a test does through the code under test. */
@@ -37,6 +41,8 @@ unsigned fail_each(void (*run)(void *data), void *data);
 
 /* For the wrappers: whether this call is the one. */
 bool fail_calls_fails(enum fail_kind kind, const char *name);
+/* With which errno: that of fail_calls_one, else the usual one. */
+int fail_calls_errno(int usual);
 
 /* WRAP(name, kind, type, (parameters), (arguments), what a failure does). A call of malloc() has become one of
  * __wrap_malloc(), and __real_malloc becomes the library's malloc(). */

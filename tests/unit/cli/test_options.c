@@ -1,8 +1,11 @@
+#include "sidecar/cli/config_file.h"
 #include "sidecar/cli/options.h"
 #include "sidecar/core/topology.h"
+#include "tests/lib/fail_calls.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <criterion/redirect.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -243,6 +246,97 @@ Test(options, a_required_one_is_asked_for)
     c.options_count = 1;
     cr_assert(eq(int, options_parse(&c, 0, NULL, &s, &memory, &msg), OTR_INVALID));
     cr_assert(strstr(msg.text, "--node is missing (or OUTRIGGER_NODE") != NULL, "%s", msg.text);
+}
+
+/* What a command does with its words: what is wrong goes to standard error with the way to the help, and help that was
+ * asked for to standard output. */
+Test(options, a_command_ends_with_help_or_with_what_is_wrong)
+{
+    char *wrong[] = {"--count", "0"};
+    char *help[] = {"--help"};
+    char *right[] = {"--count", "4"};
+    struct options_memory memory = {0};
+    struct settings s = {0};
+    char text[4096] = "";
+    int code = -1;
+
+    cr_redirect_stdout();
+    cr_redirect_stderr();
+    cr_assert(options_read(&command, 2, right, &s, &memory, &code));
+    cr_assert(eq(u32, s.count, 4));
+    cr_assert(eq(int, code, -1)); /* only of a command that ends */
+    options_memory_close(&memory);
+    cr_assert(not(options_read(&command, 2, wrong, &s, &memory, &code)));
+    cr_assert(eq(int, code, EXIT_USAGE));
+    cr_assert(not(options_read(&command, 1, help, &s, &memory, &code)));
+    cr_assert(eq(int, code, EXIT_OK));
+    cr_assert(zero(ptr, memory.pairs));
+    fflush(stdout);
+    fflush(stderr);
+    cr_assert(gt(sz, fread(text, 1, sizeof text - 1, cr_get_redirected_stderr()), 0));
+    cr_assert(
+        eq(str, text, "outrigger test: --count: \"0\" is not a number from 1 to 10\nTry 'outrigger test --help'.\n"));
+    memset(text, 0, sizeof text);
+    cr_assert(gt(sz, fread(text, 1, sizeof text - 1, cr_get_redirected_stdout()), 0));
+    cr_assert(strstr(text, "--session-ttl TIME") != NULL, "%s", text);
+}
+
+Test(config_file, without_memory_nothing_is_kept)
+{
+    static const char text[] = "node: n1\ndata_dir: [a, b, c]\ncount: 4\n";
+    struct config_pair *pairs;
+    size_t count;
+    int failed = 0;
+
+    for (uint64_t nth = 1;; nth++) {
+        struct otr_errmsg msg = {0};
+        int rv;
+
+        fail_calls_at(FAIL_MEMORY, nth);
+        rv = config_file_parse("f", text, sizeof text - 1, &pairs, &count, &msg);
+        if (fail_calls_pending()) {
+            cr_assert(zero(int, rv), "%s", msg.text);
+            break;
+        }
+        failed++;
+        cr_assert(eq(int, rv, OTR_NOMEM), "allocation %d", failed);
+        cr_assert(eq(str, msg.text, "out of memory"));
+        cr_assert(zero(ptr, pairs));
+        cr_assert(zero(sz, count));
+    }
+    fail_calls_at(FAIL_MEMORY, 0);
+    cr_assert(ge(int, failed, 7)); /* the list of pairs, three names, three values */
+    cr_assert(eq(sz, count, 3));
+    cr_assert(eq(str, pairs[1].value, "a,b,c"));
+    config_file_free(pairs, count);
+}
+
+Test(config_file, one_that_cannot_be_read_is_named)
+{
+    struct config_pair *pairs;
+    struct otr_errmsg msg = {0};
+    const char *path;
+    char *large = malloc(CONFIG_FILE_BYTES_MAX + 2);
+    size_t count;
+
+    cr_assert(eq(int, config_file_read("/nowhere/at/all", &pairs, &count, &msg), OTR_IO));
+    cr_assert(eq(str, msg.text, "cannot open /nowhere/at/all: No such file or directory"));
+    cr_assert(eq(int, config_file_read("/", &pairs, &count, &msg), OTR_IO));
+    cr_assert(eq(str, msg.text, "cannot read /: Is a directory"));
+    memset(large, '#', CONFIG_FILE_BYTES_MAX + 1);
+    large[CONFIG_FILE_BYTES_MAX + 1] = '\0';
+    path = config_with(large);
+    cr_assert(eq(int, config_file_read(path, &pairs, &count, &msg), OTR_INVALID));
+    cr_assert(strstr(msg.text, "is larger than") != NULL, "%s", msg.text);
+    large[CONFIG_FILE_BYTES_MAX] = '\0'; /* The limit itself is allowed. */
+    path = config_with(large);
+    cr_assert(zero(int, config_file_read(path, &pairs, &count, &msg)), "%s", msg.text);
+    cr_assert(zero(sz, count));
+    fail_calls_at(FAIL_MEMORY, 1);
+    cr_assert(eq(int, config_file_read(path, &pairs, &count, &msg), OTR_IO));
+    cr_assert(strstr(msg.text, ": Cannot allocate memory") != NULL, "%s", msg.text);
+    unlink(path);
+    free(large);
 }
 
 Test(config_file, values_and_lists)

@@ -1,10 +1,13 @@
 /* The journal as the daemon uses it: real files, a thread that flushes, readers on another thread, all at once. */
 #include "sidecar/log/flusher.h"
+#include "tests/lib/fail_calls.h"
 #include "tests/lib/temp_dir.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 
 struct rig {
@@ -205,4 +208,24 @@ Test(flusher, stopping_finishes_what_was_submitted)
     cr_assert(eq(u64, durable(&r), 1));
     cr_assert(eq(u32, r.notified, 1));
     rig_close(&r);
+}
+
+/* Without memory or a thread there is no flusher, and the caller gets its signals as before. */
+Test(flusher, one_that_cannot_start_says_so)
+{
+    struct otr_errmsg msg = {0};
+    struct flusher *f = NULL;
+    sigset_t blocked;
+
+    fail_calls_at(FAIL_MEMORY, 1);
+    cr_assert(eq(int, flusher_start(&f, notify, NULL, &msg), OTR_NOMEM));
+    cr_assert(eq(str, msg.text, "start the flusher: out of memory"));
+    fail_calls_one("pthread_create", 1, EAGAIN);
+    cr_assert(eq(int, flusher_start(&f, notify, NULL, &msg), OTR_UNAVAIL));
+    cr_assert(eq(str, msg.text, "start the flusher: Resource temporarily unavailable"));
+    cr_assert(zero(ptr, f));
+    pthread_sigmask(SIG_SETMASK, NULL, &blocked);
+    cr_assert(not(sigismember(&blocked, SIGTERM)));
+    cr_assert(eq(int, flusher_start(&f, notify, NULL, &msg), 0));
+    cr_assert(zero(ptr, flusher_stop(f)));
 }

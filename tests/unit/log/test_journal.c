@@ -368,6 +368,85 @@ Test(journal, too_much_pending_is_refused_but_for_small_local_records)
     lab_close(&l);
 }
 
+/* --- figures --------------------------------------------------------------------------------------------------------
+ */
+
+Test(journal, its_figures_are_those_of_the_disk)
+{
+    struct journal_stats stats;
+    struct lab l;
+    size_t segments = 0;
+
+    lab_init(&l, 4096);
+    for (int i = 0; i < 100; i++) {
+        cr_assert(eq(int, lab_append(&l, 1, 1, 300), 0));
+        if (i < 80 && i % 10 == 9) {
+            cr_assert(eq(int, lab_flush(&l), 0));
+        }
+    }
+    journal_stats(l.j, &stats);
+    cr_assert(eq(sz, stats.pending_bytes, journal_pending_bytes(l.j)));
+    cr_assert(gt(sz, stats.pending_bytes, 20 * 300));
+    cr_assert(lt(sz, stats.pending_bytes, 40 * 300));
+    cr_assert(ge(sz, stats.tail_bytes, stats.pending_bytes)); /* What is not durable is in memory. */
+    while (journal_pending_bytes(l.j) > 0) {
+        cr_assert(eq(int, lab_flush(&l), 0));
+    }
+    journal_stats(l.j, &stats);
+    for (unsigned i = 0; i < 100; i++) {
+        char name[16];
+
+        snprintf(name, sizeof name, "%08u.log", i);
+        segments += fake_disk_exists(l.disk, name);
+    }
+    cr_assert(zero(sz, stats.pending_bytes));
+    cr_assert(eq(u64, stats.bytes, fake_disk_used(l.disk)));
+    cr_assert(gt(sz, stats.segments, 5));
+    cr_assert(eq(sz, stats.segments, segments));
+    /* What cannot be measured is left out, and the rest is told. */
+    fake_disk_fail_call(l.disk, FAKE_DISK_SIZE, 1);
+    journal_stats(l.j, &stats);
+    cr_assert(not(fake_disk_fail_pending(l.disk)));
+    cr_assert(gt(u64, stats.bytes, 0));
+    cr_assert(lt(u64, stats.bytes, fake_disk_used(l.disk)));
+    lab_close(&l);
+}
+
+/* The number of a meta is that of which a flush later says that it is durable. */
+Test(journal, metas_are_counted_as_they_are_written)
+{
+    struct lab l;
+
+    lab_init(&l, 0);
+    cr_assert(eq(u64, journal_metas_written(l.j, 1), 0)); /* a shard that it does not know */
+    cr_assert(eq(int, lab_meta(&l, 1, 7, 1), 0));
+    cr_assert(eq(int, lab_meta(&l, 1, 7, 2), 0));
+    cr_assert(eq(u64, journal_metas_written(l.j, 1), 2));
+    cr_assert(eq(int, lab_seed_begin(&l, 1, 8), 0));
+    cr_assert(eq(int, lab_seed_end(&l, 1, (struct otr_position){.epoch = 1, .index = 5}), 0));
+    cr_assert(eq(u64, journal_metas_written(l.j, 1), 4));
+    cr_assert(eq(u64, journal_metas_written(l.j, 2), 0));
+    lab_close(&l);
+}
+
+Test(journal, an_identity_that_does_not_fit_is_refused)
+{
+    char identity[5000];
+    struct journal_config config;
+    struct journal *j = NULL;
+    struct lab l;
+
+    lab_init(&l, 0);
+    config = l.config;
+    memset(identity, 'i', sizeof identity - 1);
+    identity[sizeof identity - 1] = '\0';
+    config.identity = identity;
+    cr_assert(eq(int, journal_open(&j, &config, NULL, NULL, &l.msg), OTR_INVALID));
+    cr_assert(strstr(l.msg.text, "open journal: the identity \"iii") == l.msg.text, "%s", l.msg.text);
+    cr_assert(zero(ptr, j));
+    lab_close(&l);
+}
+
 /* --- memory ---------------------------------------------------------------------------------------------------------
  */
 
