@@ -1,6 +1,7 @@
 /* The server over real sockets, with a small handler: framing, order, time limits, bounds. */
 #include "sidecar/api/http.h"
 #include "sidecar/io/clock.h"
+#include "tests/lib/fail_malloc.h"
 #include "tests/unit/api/client.h"
 
 #include <criterion/criterion.h>
@@ -242,6 +243,33 @@ Test(http, expect_100_continue)
     client_puts(&f.client, "PUT /c" HOST "Expect: 100-continue\r\nContent-Length: 2000000\r\n\r\n");
     cr_assert(eq(int, answer(&f.client), 413));
 }
+
+#ifndef WITH_TLS
+/* The next uv_try_write does nothing (--wrap). */
+static bool try_write_fails;
+
+int __real_uv_try_write(uv_stream_t *stream, const uv_buf_t *bufs, unsigned count);
+int __wrap_uv_try_write(uv_stream_t *stream, const uv_buf_t *bufs, unsigned count);
+int __wrap_uv_try_write(uv_stream_t *stream, const uv_buf_t *bufs, unsigned count)
+{
+    if (try_write_fails) {
+        try_write_fails = false;
+        return UV_EAGAIN;
+    }
+    return __real_uv_try_write(stream, bufs, count);
+}
+
+/* An interim answer that is cut would be taken for the beginning of the real one. */
+Test(http, a_100_continue_that_does_not_fit_ends_the_connection)
+{
+    try_write_fails = true;
+    client_puts(&f.client, "PUT /a" HOST "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    cr_assert(client_ended(&f.client, 5000));
+    cr_assert(zero(sz, f.client.in_bytes));
+    cr_assert(not(try_write_fails));
+    cr_assert(zero(uint, f.requests));
+}
+#endif
 
 Test(http, errors_are_json_and_close)
 {
@@ -657,6 +685,63 @@ Test(http, closing_waits_for_what_is_under_way_only)
     cr_assert(eq(int, uv_loop_close(&f.loop), 0));
     open_server(); /* For the teardown. */
 }
+
+#ifndef WITH_TLS
+/* --- failing allocations ------------------------------------------------------------------------------------------ */
+
+/* A request in three pieces, and another behind it that waits for its turn. The answers that come are whole and in
+ * order, and where one is missing the connection has ended. Returns whether all was well. */
+static bool two_requests(void)
+{
+    static const char *const pieces[] = {"PUT /a HTTP/1.1\r\nHo",
+                                         "st: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+                                         "2\r\nde\r\n0\r\n\r\n", "GET /b" HOST "\r\n"};
+
+    f.hold = true;
+    for (size_t i = 0; i < sizeof pieces / sizeof pieces[0]; i++) {
+        client_puts(&f.client, pieces[i]);
+        run_for(&f.loop, 3);
+    }
+    f.hold = false;
+    while (f.held_count > 0) {
+        echo(f.held[--f.held_count]);
+    }
+    for (int i = 0; i < 2; i++) {
+        int status = answer(&f.client);
+
+        if (status != 200) {
+            cr_assert(status == -1 || status == 500 || status == 503, "%d", status);
+            cr_assert(client_ended(&f.client, 5000));
+            return false;
+        }
+        cr_assert(eq(str, f.answer.body, i == 0 ? "PUT /a abcde" : "GET /b "));
+    }
+    return true;
+}
+
+Test(http, without_memory_a_connection_ends_and_the_next_is_served)
+{
+    unsigned ended = 0;
+    bool pending = false;
+
+    for (uint64_t nth = 1; !pending; nth++) {
+        bool well;
+
+        fail_malloc_at(nth);
+        well = two_requests();
+        pending = fail_malloc_hold() != 0;
+        cr_assert(well || !pending);
+        ended += !well;
+        client_close(&f.client);
+        run_for(&f.loop, 5);
+        cr_assert(zero(ulong, http_server_metrics(f.s)->body_bytes), "allocation %u", (unsigned)nth);
+        client_open(&f.client, &f.loop, http_server_port(f.s));
+        client_puts(&f.client, "GET /next" HOST "\r\n");
+        expect_echo(&f.client, "GET /next ");
+    }
+    cr_assert(ge(uint, ended, 6)); /* heads, calls, bodies, answers, what waits */
+}
+#endif
 
 Test(http, addresses_that_cannot_be_listened_on)
 {

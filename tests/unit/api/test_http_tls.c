@@ -1,4 +1,4 @@
-/* All of test_http.c once more, over TLS: requests, limits and bounds are the same. */
+/* All of test_http.c once more, over TLS: requests, limits and bounds are the same; but not what fails below TLS. */
 #include "sidecar/api/http.h"
 #include "tests/lib/temp_dir.h"
 #include "tests/lib/test_certs.h"
@@ -59,4 +59,5 @@ static void server_close(struct http_server *s, void (*cb)(void *data), void *da
 #define http_server_new   server_new
 #define http_server_close server_close
 #define http              http_tls
+#define WITH_TLS          1
 #include "tests/unit/api/test_http.c"

@@ -1,4 +1,5 @@
 /* Wrong certificates, other people's OpenSSL, and the files at the start. */
+#include "sidecar/io/tls_internal.h"
 #include "tls_lab.h"
 
 #include <openssl/err.h>
@@ -348,4 +349,73 @@ Test(tls_certs, intermediates)
     test_cert_free(&cert);
     identity_close(&a);
     identity_close(&b);
+}
+
+/* --- names -------------------------------------------------------------------------------------------------------- */
+
+/* The name in a certificate is taken apart to the last byte: what is not exactly a name is none. */
+Test(tls_certs, names_are_exact)
+{
+    static const char *const malformed[] = {
+        "outrigger://",
+        "outrigger://c",
+        "outrigger://c/",
+        "outrigger:///node/n",
+        "outrigger://c/node",
+        "outrigger://c/node/",
+        "outrigger://c/client/",
+        "outrigger://c/nodes/n",
+        "outrigger://c/node/a/",
+        "outrigger://c/node/a b",
+        "outrigger://c d/node/a",
+        "outrigger://c/node/a%2F",
+        "outrigger://c/Node/a",
+        "outrigger://c//node/a",
+        "outrigger://c@d/node/a",
+        /* 64 bytes: one too many */
+        "outrigger://c/node/0123456789012345678901234567890123456789012345678901234567890123",
+    };
+    static const char *const none[] = {"outrigger:/c/node/a", "OUTRIGGER://c/node/a", "xoutrigger://c/node/a", NULL};
+    struct otr_errmsg why = {0};
+    struct test_cert cert;
+    struct tls_name name;
+
+    for (size_t i = 0; i < sizeof malformed / sizeof malformed[0]; i++) {
+        cert = test_cert_make(&(struct test_cert_spec){.name = "x", .uri = malformed[i], .issuer = &ca});
+        cr_assert(not(tls_name_of(cert.cert, &name, &why)), "%s", malformed[i]);
+        cr_assert(eq(str, why.text, "its outrigger:// name is malformed"), "%s: %s", malformed[i], why.text);
+        cr_assert(eq(str, name.cluster, ""), "%s", malformed[i]); /* Nothing is left of what was read so far. */
+        cr_assert(eq(int, name.kind, TLS_KIND_ANY));
+        test_cert_free(&cert);
+    }
+    for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
+        cert = test_cert_make(&(struct test_cert_spec){.name = "x", .uri = none[i], .issuer = &ca});
+        cr_assert(not(tls_name_of(cert.cert, &name, &why)));
+        cr_assert(eq(str, why.text, "it has no name of the form outrigger://CLUSTER/node/NAME"), "%s", why.text);
+        test_cert_free(&cert);
+    }
+    cert = test_cert_make(
+        &(struct test_cert_spec){.name = "x", .uri = "outrigger://a.b-c_1/client/Z.9", .dns = "outrigger.example", .issuer = &ca});
+    cr_assert(tls_name_of(cert.cert, &name, &why), "%s", why.text);
+    cr_assert(eq(str, name.cluster, "a.b-c_1"));
+    cr_assert(eq(int, name.kind, TLS_KIND_CLIENT));
+    cr_assert(eq(str, name.name, "Z.9"));
+    test_cert_free(&cert);
+}
+
+/* What stands in logs about a certificate is one line, whatever its maker wrote there. */
+Test(tls_certs, subjects_are_words_for_logs)
+{
+    struct test_cert cert;
+    char subject[TLS_SUBJECT_BYTES];
+
+    cert = test_cert_make(&(struct test_cert_spec){.name = "", .issuer = &ca});
+    tls_subject(cert.cert, subject);
+    cr_assert(eq(str, subject, "without a subject"));
+    test_cert_free(&cert);
+    cert = test_cert_make(&(struct test_cert_spec){.name = "a\nERROR b", .issuer = &ca});
+    tls_subject(cert.cert, subject);
+    cr_assert(zero(ptr, strchr(subject, '\n')), "%s", subject);
+    cr_assert(strstr(subject, "ERROR b") != NULL, "%s", subject);
+    test_cert_free(&cert);
 }
