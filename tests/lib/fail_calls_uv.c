@@ -42,6 +42,7 @@ WRAP(uv_tcp_connect, FAIL_CALL, int, (uv_connect_t *r, uv_tcp_t *h, const struct
 WRAP(uv_tcp_nodelay, FAIL_CALL, int, (uv_tcp_t *h, int on), (h, on), return UV_EINVAL)
 WRAP(uv_read_start, FAIL_CALL, int, (uv_stream_t *h, uv_alloc_cb a, uv_read_cb r), (h, a, r), return UV_ENOTCONN)
 WRAP(uv_write, FAIL_CALL, int, (uv_write_t *r, uv_stream_t *h, const uv_buf_t *b, unsigned n, uv_write_cb cb), (r, h, b, n, cb), return UV_ENOMEM)
+WRAP(uv_try_write, FAIL_CALL, int, (uv_stream_t *h, const uv_buf_t *b, unsigned n), (h, b, n), return UV_EAGAIN)
 WRAP(uv_shutdown, FAIL_CALL, int, (uv_shutdown_t *r, uv_stream_t *h, uv_shutdown_cb cb), (r, h, cb), return UV_ENOTCONN)
 WRAP(uv_getaddrinfo, FAIL_CALL, int, (uv_loop_t *l, uv_getaddrinfo_t *r, uv_getaddrinfo_cb cb, const char *n, const char *s, const struct addrinfo *h), (l, r, cb, n, s, h), return UV_ENOMEM)
 WRAP(uv_poll_init_socket, FAIL_CALL, int, (uv_loop_t *l, uv_poll_t *h, uv_os_sock_t s), (l, h, s), return UV_ENOMEM)

@@ -1,7 +1,6 @@
 #include "tests/unit/api/client.h"
 
 #include "sidecar/io/clock.h"
-#include "tests/lib/fail_malloc.h"
 
 #include <arpa/inet.h>
 #include <assert.h>
@@ -174,7 +173,6 @@ static bool take(struct client *c, struct answer *a, bool head_only)
     char *end = c->in != NULL ? strstr(c->in, "\r\n\r\n") : NULL;
     size_t head;
     const char *length;
-    uint64_t fail_in;
 
     if (end == NULL) {
         return false;
@@ -189,9 +187,7 @@ static bool take(struct client *c, struct answer *a, bool head_only)
     if (c->in_bytes < head + a->body_bytes) {
         return false;
     }
-    fail_in = fail_malloc_hold();
     a->body = malloc(a->body_bytes + 1);
-    fail_malloc_at(fail_in);
     memcpy(a->body, c->in + head, a->body_bytes);
     a->body[a->body_bytes] = '\0';
     c->in_bytes -= head + a->body_bytes;

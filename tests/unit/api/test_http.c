@@ -1,7 +1,7 @@
 /* The server over real sockets, with a small handler: framing, order, time limits, bounds. */
 #include "sidecar/api/http.h"
 #include "sidecar/io/clock.h"
-#include "tests/lib/fail_malloc.h"
+#include "tests/lib/fail_calls.h"
 #include "tests/unit/api/client.h"
 
 #include <criterion/criterion.h>
@@ -245,28 +245,14 @@ Test(http, expect_100_continue)
 }
 
 #ifndef WITH_TLS
-/* The next uv_try_write does nothing (--wrap). */
-static bool try_write_fails;
-
-int __real_uv_try_write(uv_stream_t *stream, const uv_buf_t *bufs, unsigned count);
-int __wrap_uv_try_write(uv_stream_t *stream, const uv_buf_t *bufs, unsigned count);
-int __wrap_uv_try_write(uv_stream_t *stream, const uv_buf_t *bufs, unsigned count)
-{
-    if (try_write_fails) {
-        try_write_fails = false;
-        return UV_EAGAIN;
-    }
-    return __real_uv_try_write(stream, bufs, count);
-}
-
 /* An interim answer that is cut would be taken for the beginning of the real one. */
 Test(http, a_100_continue_that_does_not_fit_ends_the_connection)
 {
-    try_write_fails = true;
+    fail_calls_one("uv_try_write", 1, UV_EAGAIN);
     client_puts(&f.client, "PUT /a" HOST "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n");
     cr_assert(client_ended(&f.client, 5000));
     cr_assert(zero(sz, f.client.in_bytes));
-    cr_assert(not(try_write_fails));
+    cr_assert(not(fail_calls_pending()));
     cr_assert(zero(uint, f.requests));
 }
 #endif
@@ -727,9 +713,10 @@ Test(http, without_memory_a_connection_ends_and_the_next_is_served)
     for (uint64_t nth = 1; !pending; nth++) {
         bool well;
 
-        fail_malloc_at(nth);
+        fail_calls_at(FAIL_MEMORY, nth);
         well = two_requests();
-        pending = fail_malloc_hold() != 0;
+        pending = fail_calls_pending();
+        fail_calls_at(FAIL_MEMORY, 0);
         cr_assert(well || !pending);
         ended += !well;
         client_close(&f.client);
