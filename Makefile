@@ -288,7 +288,9 @@ bench: all $(BIN)/load servers
 FUZZ         := $(BUILD)/fuzz
 FUZZ_CC      := clang
 FUZZ_SECONDS ?= 60
-FUZZ_NAMES   := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_DIR     := tests/fuzz
+FUZZ_CORPUS  := $(FUZZ_DIR)/corpus
+FUZZ_NAMES   := $(patsubst $(FUZZ_DIR)/fuzz_%.c,%,$(wildcard $(FUZZ_DIR)/fuzz_*.c))
 FUZZ_CFLAGS  := $(filter-out -O2 -D_FORTIFY_SOURCE=2 -fsanitize% -fno-sanitize%,$(CFLAGS_BASE)) -O1 \
                 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 # The parsers and what they need. Not http_conn.c: fuzz_http.c plays it.
@@ -310,7 +312,7 @@ $(FUZZ)/obj/%.o: %.c | $(PROTO_H)
 $(FUZZ)/libparsers.a: $(FUZZ_OBJ)
 	@rm -f $@
 	$(Q)ar rcsD $@ $^
-$(FUZZ)/bin/%: $(FUZZ)/obj/tests/fuzz/fuzz_%.o $(FUZZ)/libparsers.a
+$(FUZZ)/bin/%: $(FUZZ)/obj/$(FUZZ_DIR)/fuzz_%.o $(FUZZ)/libparsers.a
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
 	$(Q)$(FUZZ_CC) -pie -fsanitize=fuzzer,address,undefined $(LDFLAGS) -o $@ $^ $(SYS_ALL)
@@ -320,13 +322,13 @@ fuzz-programs: $(FUZZ_NAMES:%=$(FUZZ)/bin/%)
 $(FUZZ_NAMES:%=fuzz-%): fuzz-%: $(FUZZ)/bin/%
 	@mkdir -p $(FUZZ)/corpus/$*
 	$(FUZZ)/bin/$* -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-	  -artifact_prefix=$(FUZZ)/$*- $(FUZZ)/corpus/$* tests/fuzz/corpus/$*
+	  -artifact_prefix=$(FUZZ)/$*- $(FUZZ)/corpus/$* $(FUZZ_CORPUS)/$*
 fuzz: $(FUZZ_NAMES:%=fuzz-%)
 # Every file of the corpus once; a target without a corpus would check nothing.
 $(FUZZ_NAMES:%=fuzz-replay-%): fuzz-replay-%: $(FUZZ)/bin/%
-	$(Q)test -n "$$(ls tests/fuzz/corpus/$*)"
-	$(Q)$(FUZZ)/bin/$* -timeout=10 tests/fuzz/corpus/$*/* 2>$(FUZZ)/$*.replay || { cat $(FUZZ)/$*.replay; exit 1; }
-	@echo "fuzz-$*: $$(ls tests/fuzz/corpus/$* | wc -l) files"
+	$(Q)test -n "$$(ls $(FUZZ_CORPUS)/$*)"
+	$(Q)$(FUZZ)/bin/$* -timeout=10 $(FUZZ_CORPUS)/$*/* 2>$(FUZZ)/$*.replay || { cat $(FUZZ)/$*.replay; exit 1; }
+	@echo "fuzz-$*: $$(ls $(FUZZ_CORPUS)/$* | wc -l) files"
 fuzz-replay: $(FUZZ_NAMES:%=fuzz-replay-%)
 
 # --- the program with calls that fail at will, for tests/failing-calls ---------------------------------------

@@ -24,6 +24,8 @@ PEER_TLS_FILTER = ("--filter '@(lane|seed|link|call)/!(deadline_of_the_caller|en
 
 FAILING_CALLS = "/usr/bin/python3 -m unittest discover -s tests/failing-calls -p 'test_*.py'"
 
+SHOWN = {"coverage"}  # whose output is told, too, when they pass
+
 # (name, set, budget in seconds, command)
 SUITES = (
     [(f"unit-{room}", "test", 120, f"$BUILD/bin/unit-{room} -j2") for room in ROOMS]
@@ -58,6 +60,7 @@ SUITES = (
         ("failing-calls", "test", 180, f"SANITIZE=0 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),
         ("failing-calls-sanitized", "test", 180, f"SANITIZE=1 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),
         ("failing-calls-all", "long", 3600, f"SANITIZE=1 FAILING=all {FAILING_CALLS}"),
+        ("coverage", "test", 360, "tests/coverage.py --build $BUILD"),
         ("fuzz-replay", "test", 120, "make -s fuzz-replay BUILD=$BUILD"),
         ("canary", "test", 120, "/usr/bin/python3 -m unittest discover -v -s tests/canary -p 'test_*.py'"),
         ("pure", "test", 60, "tests/pure.sh"),
@@ -152,7 +155,7 @@ def main():
             status = "failed"
             print("(a skip under CI that tests/skips.txt does not name)", end=" ")
         print(f"{status} ({seconds:.1f} s)", flush=True)
-        if status in ("failed", "over budget"):
+        if status in ("failed", "over budget") or name in SHOWN:
             with open(os.path.join(logs, f"{name}.log"), encoding="utf-8", errors="replace") as log:
                 print("".join(log.readlines()[-80:]))
         rows.append((name, status, seconds, budget))

@@ -1,6 +1,7 @@
 /* Compressed entries: the first byte is the encoding, the rest what a peer sent. What can be restored compresses to
  * something that restores to the same; and any bytes at all, taken as records and as points, come back byte for byte.
- */
+ *
+ * Covers: sidecar/peer/compress.c */
 #include "sidecar/peer/compress.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,5 +1,7 @@
 /* RuVector's answers, and the engine options that users write. The first byte chooses which; what is accepted is within
- * its bounds, and what is refused has words and leaves nothing behind. An answer without a body is a NULL pointer. */
+ * its bounds, and what is refused has words and leaves nothing behind. An answer without a body is a NULL pointer.
+ *
+ * Covers: engines/ruvector/ruvector_codec.c */
 #include "engines/ruvector/ruvector_codec.h"
 #include "tests/fuzz/fuzz.h"
 

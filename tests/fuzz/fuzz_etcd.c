@@ -1,5 +1,7 @@
 /* etcd's answers. A first byte 'w': a watch's stream, fed whole and in pieces, which must give the same items. Else a
- * unary answer: errors, key-values, numbers. */
+ * unary answer: errors, key-values, numbers.
+ *
+ * Covers: backends/etcd/etcd_stream.c backends/etcd/etcd_codec.c */
 #include "backends/etcd/etcd_stream.h"
 #include "tests/fuzz/fuzz.h"
 

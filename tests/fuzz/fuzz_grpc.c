@@ -1,5 +1,7 @@
 /* gRPC on a stream: message framing fed whole and in pieces must give the same messages; names of methods, timeouts and
- * status texts as they stand in headers. */
+ * status texts as they stand in headers.
+ *
+ * Covers: sidecar/peer/grpc.c */
 #include "sidecar/peer/grpc.h"
 #include "tests/fuzz/fuzz.h"
 

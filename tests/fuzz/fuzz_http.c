@@ -1,6 +1,8 @@
 /* HTTP requests: everything that a connection reads, without the socket. The bytes are fed whole and in pieces (bodies
  * also to where the kernel would read them), with answers at once and later: all must see the same requests. This file
- * plays http_conn.c, which the program therefore does not link. */
+ * plays http_conn.c, which the program therefore does not link.
+ *
+ * Covers: sidecar/api/http_guard.c sidecar/api/http_request.c sidecar/api/url.c */
 #include "sidecar/api/http_internal.h"
 #include "sidecar/api/url.h"
 #include "tests/fuzz/fuzz.h"

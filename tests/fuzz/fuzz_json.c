@@ -1,5 +1,8 @@
 /* Any JSON: json_skip checks it as it stands, a walk with the other functions takes it apart. What json_skip accepts,
- * the walk accepts and can print; and the print is accepted again and prints the same. */
+ * the walk accepts and can print; and the print is accepted again and prints the same.
+ *
+ * Covers: sidecar/api/json.c sidecar/api/json_number.c sidecar/api/json_string.c sidecar/api/json_print.c
+ * sidecar/api/utf8.h */
 #include "sidecar/api/json.h"
 #include "sidecar/api/json_print.h"
 #include "sidecar/api/utf8.h"

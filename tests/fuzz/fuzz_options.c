@@ -1,5 +1,7 @@
 /* What users of the program write. A first byte 'y': a YAML file of settings; 'l': a line of a JSONL file to load; else
- * flags, one a line. Values that are accepted are within what the table allows. */
+ * flags, one a line. Values that are accepted are within what the table allows.
+ *
+ * Covers: sidecar/cli/options.c sidecar/cli/config_file.c sidecar/cli/load_lines.c sidecar/core/topology.c */
 #include "sidecar/api/json.h"
 #include "sidecar/cli/config_file.h"
 #include "sidecar/cli/load_lines.h"

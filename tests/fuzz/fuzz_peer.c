@@ -1,6 +1,8 @@
 /* Messages of peers: the first byte chooses the method, the rest is its request (or reply), in protobuf's encoding.
  * What unpacks packs to something that unpacks to the same; replicas' messages go on to wire_unpack, and what that
- * accepts wire_pack gives back. */
+ * accepts wire_pack gives back.
+ *
+ * Covers: sidecar/peer/message.c sidecar/node/wire.c */
 #include "sidecar/node/node_internal.h"
 #include "sidecar/peer/grpc.h"
 #include "tests/fuzz/fuzz.h"

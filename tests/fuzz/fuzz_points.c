@@ -1,5 +1,7 @@
 /* Bodies of PUT points: the first byte chooses dimension and metric, the rest is the body. What is accepted says the
- * same when it is printed and read again, and survives the journal's encoding bit by bit. */
+ * same when it is printed and read again, and survives the journal's encoding bit by bit.
+ *
+ * Covers: sidecar/api/json_points.c */
 #include "sidecar/api/json.h"
 #include "sidecar/api/json_points.h"
 #include "sidecar/api/json_print.h"

@@ -1,5 +1,7 @@
 /* Records, as they stand in journals and come from peers, and the bodies in them. A record that is accepted seals to
- * the same bytes again, and so do its points and ids. */
+ * the same bytes again, and so do its points and ids.
+ *
+ * Covers: sidecar/core/codec.c */
 #include "sidecar/core/codec.h"
 #include "tests/fuzz/fuzz.h"
 

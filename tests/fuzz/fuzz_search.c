@@ -1,5 +1,7 @@
 /* The other bodies of the REST calls: searches, lists of ids, collections. The first byte chooses which, and a search's
- * dimension and metric. What is accepted is within its bounds and says the same when it is printed and read again. */
+ * dimension and metric. What is accepted is within its bounds and says the same when it is printed and read again.
+ *
+ * Covers: sidecar/api/json_points.c */
 #include "sidecar/api/json.h"
 #include "sidecar/api/json_points.h"
 #include "sidecar/api/json_print.h"

@@ -1,6 +1,9 @@
 /* Journal segments: recovery over a disk in memory that holds the input. Where a whole SEGMENT record stands in it, the
  * next segment file begins. Recovery must end with a journal, or with words; a second one must find every shard the
- * same; and what is appended then must be there after a crash, behind all that was. */
+ * same; and what is appended then must be there after a crash, behind all that was.
+ *
+ * Covers: sidecar/log/segment_scan.c sidecar/log/recovery.c sidecar/log/journal_format.c sidecar/log/journal_recover.c
+ */
 #include "sidecar/log/journal_format.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/lib/fake_disk.h"

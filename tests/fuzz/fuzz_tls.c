@@ -1,7 +1,9 @@
 /* TLS sessions: what a connection may bring before and after the handshake. The first byte of the input says which:
  * junk to a server or to a client; or a whole handshake between two of ours and some messages, of which the input flips
  * bits on the way. Whatever comes: no plaintext that was not written, bounded output, and an error is final. OpenSSL's
- * own random bits make no two runs of the second kind equal; what is checked holds for all. */
+ * own random bits make no two runs of the second kind equal; what is checked holds for all.
+ *
+ * Covers: sidecar/io/tls_session.c */
 #include "sidecar/io/tls.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/lib/temp_dir.h"

@@ -1,6 +1,8 @@
 /* The file of tokens and the Authorization header. A first byte 'h': a header's value, a newline, and a file; else a
  * file. What is refused is refused with words that do not repeat what may be a secret; what is accepted means the same
- * when it is written again, and lets in exactly the tokens that it names. */
+ * when it is written again, and lets in exactly the tokens that it names.
+ *
+ * Covers: sidecar/api/tokens.c */
 #include "sidecar/api/tokens.h"
 #include "tests/fuzz/fuzz.h"
 

@@ -1,5 +1,7 @@
 /* The coordinator's values and keys, which anybody with access to it may have written. The first byte chooses the kind.
- * What parses prints, and the print parses to something that prints the same; what is refused changes nothing. */
+ * What parses prints, and the print parses to something that prints the same; what is refused changes nothing.
+ *
+ * Covers: sidecar/coord/values.c sidecar/coord/fields.c sidecar/coord/keys.c */
 #include "sidecar/coord/keys.h"
 #include "sidecar/coord/values.h"
 #include "tests/fuzz/fuzz.h"

@@ -141,4 +141,5 @@ Test(score, metric_names)
         cr_assert(score_metric_parse(score_metric_name(metrics[m]), &metric));
         cr_assert(eq(int, (int)metric, (int)metrics[m]));
     }
+    cr_assert(eq(str, (char *)score_metric_name((enum otr_metric)99), "?")); /* of a newer program, in a log */
 }

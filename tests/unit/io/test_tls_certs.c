@@ -394,8 +394,8 @@ Test(tls_certs, names_are_exact)
         cr_assert(eq(str, why.text, "it has no name of the form outrigger://CLUSTER/node/NAME"), "%s", why.text);
         test_cert_free(&cert);
     }
-    cert = test_cert_make(
-        &(struct test_cert_spec){.name = "x", .uri = "outrigger://a.b-c_1/client/Z.9", .dns = "outrigger.example", .issuer = &ca});
+    cert = test_cert_make(&(struct test_cert_spec){
+        .name = "x", .uri = "outrigger://a.b-c_1/client/Z.9", .dns = "outrigger.example", .issuer = &ca});
     cr_assert(tls_name_of(cert.cert, &name, &why), "%s", why.text);
     cr_assert(eq(str, name.cluster, "a.b-c_1"));
     cr_assert(eq(int, name.kind, TLS_KIND_CLIENT));
@@ -418,4 +418,80 @@ Test(tls_certs, subjects_are_words_for_logs)
     cr_assert(zero(ptr, strchr(subject, '\n')), "%s", subject);
     cr_assert(strstr(subject, "ERROR b") != NULL, "%s", subject);
     test_cert_free(&cert);
+}
+
+Test(tls_certs, times_that_nobody_can_read_are_called_so)
+{
+    ASN1_TIME *time = ASN1_TIME_new();
+    char words[TLS_TIME_BYTES];
+
+    cr_assert(eq(int, ASN1_STRING_set(time, "99xx", 4), 1));
+    tls_time_words(time, words);
+    cr_assert(eq(str, words, "an unreadable time"));
+    cr_assert(zero(u64, tls_time_s(time)));
+    cr_assert(eq(int, ASN1_TIME_set_string(time, "20300102030405Z"), 1));
+    tls_time_words(time, words);
+    cr_assert(eq(str, words, "2030-01-02T03:04:05Z"));
+    cr_assert(eq(u64, tls_time_s(time), 1893553445));
+    ASN1_TIME_free(time);
+}
+
+/* A good certificate of which somebody has changed one bit of the signature. */
+Test(tls_certs, a_forged_signature_is_refused)
+{
+    static const struct tls_name expect = {.cluster = "test", .kind = TLS_KIND_NODE, .name = "b"};
+    struct test_cert cert = test_node_cert(&ca, "test", "b");
+    unsigned char *der = NULL;
+    int bytes = i2d_X509(cert.cert, &der);
+    const unsigned char *at = der;
+    struct identity a;
+    struct stranger x;
+    struct end e;
+
+    der[bytes - 1] ^= 1;
+    X509_free(cert.cert);
+    cert.cert = d2i_X509(NULL, &at, bytes);
+    cr_assert(ne(ptr, cert.cert, NULL));
+    OPENSSL_free(der);
+    node_identity(&a, "a");
+    stranger_open(&x, &cert, true);
+    end_open(&e, &a, TLS_CLIENT, &expect);
+    meet(&e, &x);
+    cr_assert(eq(int, e.rv, OTR_DENIED), "%s", e.msg.text);
+    cr_assert(strstr(e.msg.text, "its signature is not that of our CA") != NULL, "%s", e.msg.text);
+    cr_assert(not(tls_session_ready(e.s)));
+    end_close(&e);
+    stranger_close(&x);
+    test_cert_free(&cert);
+    identity_close(&a);
+}
+
+/* A server may answer a hello with an alert and nothing else. */
+Test(tls_certs, alerts_are_told_in_words)
+{
+    static const struct {
+        uint8_t alert;
+        int rv;
+        const char *words;
+    } cases[] = {
+        {SSL_AD_HANDSHAKE_FAILURE, OTR_PROTO, "with the TLS alert \"handshake failure\""},
+        {SSL_AD_INTERNAL_ERROR, OTR_PROTO, "with the TLS alert \"internal error\""},
+        {SSL_AD_CERTIFICATE_REQUIRED, OTR_DENIED, "wants a certificate from us"},
+        {SSL_AD_UNKNOWN_CA, OTR_DENIED, "refuses our certificate (unknown CA)"},
+        {SSL_AD_ACCESS_DENIED, OTR_DENIED, "refuses our certificate (access denied)"},
+    };
+    struct identity a;
+
+    node_identity(&a, "a");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const uint8_t record[] = {21 /* alert */, 3, 3, 0, 2, 2 /* fatal */, cases[i].alert};
+        struct end e;
+
+        end_open(&e, &a, TLS_CLIENT, NULL);
+        end_feed(&e, record, sizeof record);
+        cr_assert(eq(int, e.rv, cases[i].rv), "%s: %s", cases[i].words, e.msg.text);
+        cr_assert(strstr(e.msg.text, cases[i].words) != NULL, "%s", e.msg.text);
+        end_close(&e);
+    }
+    identity_close(&a);
 }
