@@ -298,7 +298,7 @@ FUZZ_SRC     := $(wildcard sidecar/core/*.c sidecar/log/*.c sidecar/coord/*.c si
                 $(patsubst %,sidecar/api/%.c,http_exchange http_guard http_request text tokens url) \
                 $(patsubst %,sidecar/peer/%.c,compress grpc message) $(patsubst %,sidecar/node/%.c,compression wire) \
                 $(patsubst %,sidecar/cli/%.c,config_file load_lines options) \
-                $(patsubst %,sidecar/io/%.c,clock log metrics random tls tls_session tls_verify) $(patsubst %,tests/lib/%.c,temp_dir test_certs) \
+                $(patsubst %,sidecar/io/%.c,clock json_text kv_list log metrics random tls tls_session tls_verify) $(patsubst %,tests/lib/%.c,temp_dir test_certs) \
                 backends/etcd/etcd_codec.c backends/etcd/etcd_stream.c engines/ruvector/ruvector_codec.c tests/lib/fake_disk.c
 FUZZ_OBJ     := $(patsubst %.c,$(FUZZ)/obj/%.o,$(FUZZ_SRC)) $(PROTO_SRC:$(BUILD)/%.c=$(FUZZ)/obj/%.o)
 $(FUZZ)/obj/gen/%.o: $(BUILD)/gen/%.c

@@ -14,19 +14,17 @@
 #include "outrigger/backend.h"
 
 #include "backends/etcd/etcd_codec.h"
+#include "sidecar/io/endpoints.h"
 #include "sidecar/io/http_client.h"
 
 #include <uv.h>
 
 enum {
-    ETCD_ENDPOINTS_MAX = 16,
     ETCD_REQUEST_TIMEOUT_MS = 2000, /* one attempt */
     ETCD_BUDGET_MS = 5000,          /* all attempts of what may be repeated: outlasts a change of etcd's leader */
-    ETCD_BACKOFF_MS_MIN = 50,
-    ETCD_BACKOFF_MS_MAX = 2000,
-    ETCD_CLOSE_MS = 1000,        /* the end of a session: all attempts together */
-    ETCD_LOGIN_PAUSE_MS = 1000,  /* between one that was refused and the next, at one endpoint */
-    ETCD_TOKEN_BYTES_MAX = 4096, /* simple ones have some twenty bytes, JWTs some hundred */
+    ETCD_CLOSE_MS = 1000,           /* the end of a session: all attempts together */
+    ETCD_LOGIN_PAUSE_MS = 1000,     /* between one that was refused and the next, at one endpoint */
+    ETCD_TOKEN_BYTES_MAX = 4096,    /* simple ones have some twenty bytes, JWTs some hundred */
 };
 
 /* Requests of different lanes share no connection, so that a stuck one delays none of another kind. */
@@ -52,15 +50,13 @@ struct etcd {
     struct otr_backend base; /* first: the vtable's handle */
     uv_loop_t *loop;
     struct http_client *http;
-    char *endpoints[ETCD_ENDPOINTS_MAX]; /* "http://host:port" */
-    unsigned endpoints_count;
-    unsigned endpoint; /* where requests go now */
+    struct endpoints endpoints;
     uint32_t request_timeout_ms;
     uint64_t identity; /* cluster_id of the last answer; 0 before the first */
     char *user;        /* NULL: nobody asks who we are */
     char *password;
     char *password_file;
-    struct etcd_token tokens[ETCD_ENDPOINTS_MAX];
+    struct etcd_token tokens[ENDPOINTS_MAX];
     uint64_t tokens_count; /* ever got */
     uint64_t waits_count;  /* ever begun */
     struct etcd_call *calls;
@@ -81,18 +77,8 @@ static inline struct etcd *etcd_of(struct otr_backend *b)
 void etcd_object_made(struct etcd *etcd);
 void etcd_object_gone(struct etcd *etcd);
 
-unsigned etcd_endpoint_next(const struct etcd *etcd, unsigned endpoint);
-/* Requests go elsewhere from now on, if they went there. */
-void etcd_endpoint_failed(struct etcd *etcd, unsigned endpoint);
-
 /* Remembers the cluster's identity; when it is another one than before, every watch starts anew. */
 void etcd_identity_seen(struct etcd *etcd, uint64_t identity);
-
-/* The delay to wait now, +-50 %, and doubles *backoff_ms for the next time. 0 stands for the smallest. */
-uint32_t etcd_backoff_next(uint32_t *backoff_ms);
-/* The delay after the failures_count-th attempt in a row, each at the next endpoint: short within a round of all of
- * them, for one may be well while the others are not, and growing from round to round. */
-uint32_t etcd_backoff_round(const struct etcd *etcd, unsigned failures_count, uint32_t *backoff_ms);
 
 /* --- etcd_call.c: one request ----------------------------------------------------------------------------------- */
 
@@ -132,7 +118,7 @@ struct etcd_call_spec {
 
 /* Takes over *body in every case. `done` comes later, once. On success *call is valid until `done`. Errors: OTR_NOMEM,
  * OTR_CANCELED (closing). */
-int etcd_call_start(struct etcd *etcd, const struct etcd_call_spec *spec, struct etcd_text *body,
+int etcd_call_start(struct etcd *etcd, const struct etcd_call_spec *spec, struct json_text *body,
                     struct etcd_call **call);
 /* `done` comes later with OTR_CANCELED. */
 void etcd_call_cancel(struct etcd_call *call);

@@ -19,14 +19,10 @@
 
 #include "sidecar/io/clock.h"
 #include "sidecar/io/log.h"
+#include "sidecar/io/secret_file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-enum { PASSWORD_BYTES_MAX = 1024 };
 
 struct etcd_login {
     struct etcd *etcd;
@@ -47,36 +43,9 @@ static int copy(char **to, const char *text, struct otr_errmsg *msg)
     return 0;
 }
 
-/* The first line of the file. */
-static int password_read(const char *path, char password[PASSWORD_BYTES_MAX], struct otr_errmsg *msg)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t bytes = fd >= 0 ? read(fd, password, PASSWORD_BYTES_MAX) : -1;
-    int why = errno;
-
-    if (fd >= 0) {
-        close(fd);
-    }
-    if (bytes < 0) {
-        otr_errmsg_set(msg, "cannot read the password file %s: %s", path, strerror(why));
-        return OTR_INVALID;
-    }
-    if (bytes == PASSWORD_BYTES_MAX) {
-        otr_errmsg_set(msg, "the password file %s has more than %d bytes", path, PASSWORD_BYTES_MAX - 1);
-        return OTR_INVALID;
-    }
-    password[bytes] = '\0';
-    password[strcspn(password, "\r\n")] = '\0';
-    if (password[0] == '\0') {
-        otr_errmsg_set(msg, "the password file %s begins with an empty line", path);
-        return OTR_INVALID;
-    }
-    return 0;
-}
-
 static int settings_check(const struct otr_backend_config *config, struct otr_errmsg *msg)
 {
-    char password[PASSWORD_BYTES_MAX];
+    char password[SECRET_FILE_BYTES_MAX];
     int rv = 0;
 
     if (config->user == NULL && (config->password != NULL || config->password_file != NULL)) {
@@ -88,22 +57,10 @@ static int settings_check(const struct otr_backend_config *config, struct otr_er
         return OTR_INVALID;
     }
     if (config->password_file != NULL) {
-        rv = password_read(config->password_file, password, msg);
+        rv = secret_file_read(config->password_file, "password", password, msg);
         explicit_bzero(password, sizeof password);
     }
     return rv;
-}
-
-static void warn_of_plain_text(const struct etcd *etcd)
-{
-    for (unsigned i = 0; i < etcd->endpoints_count; i++) {
-        const char *url = etcd->endpoints[i];
-
-        if (strncmp(url, "http:", 5) == 0 && strncmp(url + 7, "127.", 4) != 0 && strncmp(url + 7, "[::1]", 5) != 0 &&
-            strncmp(url + 7, "localhost", 9) != 0) {
-            log_warn("etcd", "the password of user %s goes to %s in plain text: use https there", etcd->user, url);
-        }
-    }
 }
 
 int etcd_auth_init(struct etcd *etcd, const struct otr_backend_config *config, struct otr_errmsg *msg)
@@ -114,14 +71,14 @@ int etcd_auth_init(struct etcd *etcd, const struct otr_backend_config *config, s
     rv = rv != 0 ? rv : copy(&etcd->password, config->password, msg);
     rv = rv != 0 ? rv : copy(&etcd->password_file, config->password_file, msg);
     if (rv == 0 && etcd->user != NULL) {
-        warn_of_plain_text(etcd);
+        endpoints_warn_of_plain_text(&etcd->endpoints, "etcd", "the password");
     }
     return rv;
 }
 
 void etcd_auth_close(struct etcd *etcd)
 {
-    for (unsigned i = 0; i < etcd->endpoints_count; i++) {
+    for (unsigned i = 0; i < etcd->endpoints.count; i++) {
         free(etcd->tokens[i].text);
     }
     if (etcd->password != NULL) {
@@ -220,7 +177,7 @@ static int login_read(struct etcd_login *login, const struct etcd_reply *reply)
     }
     if (reply->code == ETCD_CODE_FAILED_PRECONDITION) {
         LOG_LIMITED(LOG_WARN, "etcd", "%s: authentication is switched off there: user %s is not needed",
-                    etcd->endpoints[login->endpoint], etcd->user);
+                    etcd->endpoints.urls[login->endpoint], etcd->user);
         return token_set(etcd, token, "", reply->msg);
     }
     if (reply->status == 0) {
@@ -255,16 +212,16 @@ static void login_done(void *data, const struct etcd_reply *reply)
 }
 
 /* The request's body. */
-static int credentials(const struct etcd *etcd, struct etcd_text *body, struct otr_errmsg *msg)
+static int credentials(const struct etcd *etcd, struct json_text *body, struct otr_errmsg *msg)
 {
-    char from_file[PASSWORD_BYTES_MAX];
+    char from_file[SECRET_FILE_BYTES_MAX];
     const char *password = etcd->password;
     cJSON *json;
     char *text = NULL;
     int rv = 0;
 
     if (etcd->password_file != NULL) {
-        rv = password_read(etcd->password_file, from_file, msg);
+        rv = secret_file_read(etcd->password_file, "password", from_file, msg);
         password = from_file;
     }
     if (rv != 0) {
@@ -281,7 +238,7 @@ static int credentials(const struct etcd *etcd, struct etcd_text *body, struct o
         otr_errmsg_set(msg, "%s", otr_strerror(OTR_NOMEM));
         return OTR_NOMEM;
     }
-    etcd_text_add_raw(body, text, strlen(text));
+    json_text_add_raw(body, text, strlen(text));
     cJSON_free(text);
     return 0;
 }
@@ -298,7 +255,7 @@ static int login_start(struct etcd *etcd, unsigned endpoint)
         .done = login_done,
         .data = login,
     };
-    struct etcd_text body = {0};
+    struct json_text body = {0};
     int rv;
 
     if (login == NULL) {

@@ -21,7 +21,7 @@ struct etcd_call {
     struct etcd_call *prev, *next; /* in etcd->calls */
     struct etcd *etcd;
     struct etcd_call_spec spec;
-    struct etcd_text body;
+    struct json_text body;
     struct http_request http;
     uv_timer_t timer; /* the pause before the next attempt, or the longest wait for a token */
     bool sending;     /* http is the client's */
@@ -45,7 +45,7 @@ static void call_attempt(struct etcd_call *call);
 
 int etcd_url(const struct etcd *etcd, unsigned endpoint, const char *path, char *url)
 {
-    int bytes = snprintf(url, ETCD_URL_MAX, "%s%s", etcd->endpoints[endpoint], path);
+    int bytes = snprintf(url, ETCD_URL_MAX, "%s%s", etcd->endpoints.urls[endpoint], path);
 
     return bytes > 0 && bytes < ETCD_URL_MAX ? 0 : OTR_INVALID;
 }
@@ -74,7 +74,7 @@ static void on_call_closed(uv_handle_t *handle)
     struct etcd_call *call = handle->data;
     struct etcd *etcd = call->etcd;
 
-    etcd_text_close(&call->body);
+    json_text_close(&call->body);
     free(call);
     etcd_object_gone(etcd);
 }
@@ -124,7 +124,7 @@ static void on_call_timer(uv_timer_t *timer)
     if (call->canceled) {
         call_finish_status(call, OTR_CANCELED);
     } else if (call->waiting) {
-        otr_errmsg_set(&msg, "etcd: %s: no answer to the login", call->etcd->endpoints[call->endpoint]);
+        otr_errmsg_set(&msg, "etcd: %s: no answer to the login", call->etcd->endpoints.urls[call->endpoint]);
         call_not_identified(call, OTR_UNREACHABLE, &msg);
     } else if (call->spec.path == NULL || call->broken != 0) {
         call_finish_status(call, call->broken);
@@ -141,16 +141,16 @@ static bool call_again(struct etcd_call *call, const struct etcd_reply *reply, b
 
     call->unsent_count = sent ? 0 : call->unsent_count + 1;
     call->sent_before = call->sent_before || (sent && !reply->certain);
-    etcd_endpoint_failed(etcd, call->endpoint);
+    endpoints_failed(&etcd->endpoints, call->endpoint);
     if (call->spec.endpoint != ETCD_ENDPOINT_ANY || (sent && !call->spec.repeat) ||
-        call->unsent_count >= etcd->endpoints_count) {
+        call->unsent_count >= etcd->endpoints.count) {
         return false;
     }
-    pause_ms = sent ? etcd_backoff_next(&call->backoff_ms) : 0;
+    pause_ms = sent ? endpoints_backoff_next(&call->backoff_ms) : 0;
     if (clock_now_ms() + pause_ms >= call->deadline_ms) {
         return false;
     }
-    call->endpoint = etcd_endpoint_next(etcd, call->endpoint);
+    call->endpoint = endpoints_next(&etcd->endpoints, call->endpoint);
     call->token_refused = false;
     uv_timer_start(&call->timer, on_call_timer, pause_ms, 0);
     return true;
@@ -285,7 +285,7 @@ static void call_attempt_done(struct http_request *req, int status, const struct
             etcd_auth_refused(etcd, call->endpoint, call->token_number);
         }
         if (status == 0) {
-            otr_errmsg_wrap(&msg, "%s", etcd->endpoints[call->endpoint]);
+            otr_errmsg_wrap(&msg, "%s", etcd->endpoints.urls[call->endpoint]);
         }
         otr_errmsg_wrap(&msg, "etcd");
         if ((!reply.certain || !response->sent) && status != OTR_TOOBIG && call_again(call, &reply, response->sent)) {
@@ -310,7 +310,7 @@ static uint32_t attempt_timeout_ms(const struct etcd_call *call)
     if (call->spec.budget_ms == 0) {
         return timeout_ms;
     }
-    left_ms = call->etcd->endpoints_count > 1 && left_ms > half_ms ? half_ms : left_ms;
+    left_ms = call->etcd->endpoints.count > 1 && left_ms > half_ms ? half_ms : left_ms;
     return left_ms < timeout_ms ? (uint32_t)left_ms : timeout_ms;
 }
 
@@ -351,20 +351,20 @@ static void call_attempt(struct etcd_call *call)
     }
 }
 
-int etcd_call_start(struct etcd *etcd, const struct etcd_call_spec *spec, struct etcd_text *body,
+int etcd_call_start(struct etcd *etcd, const struct etcd_call_spec *spec, struct json_text *body,
                     struct etcd_call **call)
 {
     struct etcd_call *c = etcd->closing || body->failed ? NULL : calloc(1, sizeof *c);
 
     if (c == NULL) {
-        etcd_text_close(body);
+        json_text_close(body);
         return etcd->closing ? OTR_CANCELED : OTR_NOMEM;
     }
     c->etcd = etcd;
     c->spec = *spec;
     c->body = *body;
-    *body = (struct etcd_text){0};
-    c->endpoint = spec->endpoint == ETCD_ENDPOINT_ANY ? etcd->endpoint : (unsigned)spec->endpoint;
+    *body = (struct json_text){0};
+    c->endpoint = spec->endpoint == ETCD_ENDPOINT_ANY ? etcd->endpoints.now : (unsigned)spec->endpoint;
     c->deadline_ms = clock_now_ms() + (spec->budget_ms != 0 ? spec->budget_ms : ETCD_BUDGET_MS);
     uv_timer_init(etcd->loop, &c->timer);
     c->timer.data = c;

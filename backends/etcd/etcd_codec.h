@@ -8,6 +8,9 @@
 
 #include "outrigger/backend.h"
 
+#include "sidecar/io/json_text.h"
+#include "sidecar/io/kv_list.h"
+
 #include <cjson/cJSON.h>
 
 /* The codes of gRPC that we tell apart. */
@@ -26,24 +29,11 @@ enum etcd_code {
     ETCD_CODE_UNAUTHENTICATED = 16,
 };
 
-/* A growing string. {0} is empty. After a failed allocation it stays failed and takes nothing more. */
-struct etcd_text {
-    char *data; /* NUL-terminated once something was added */
-    size_t bytes;
-    size_t room;
-    bool failed;
-};
-void etcd_text_add(struct etcd_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void etcd_text_add_raw(struct etcd_text *text, const char *data, size_t bytes);
-/* `data` as base64, without quotes. */
-void etcd_text_add_base64(struct etcd_text *text, const void *data, size_t bytes);
-void etcd_text_close(struct etcd_text *text);
-
 /* Adds `"key":"..","range_end":".."` for all keys that start with `prefix` and come after the key whose bytes are in
  * `after` (empty: all). */
-void etcd_text_add_range(struct etcd_text *text, const char *prefix, const struct etcd_text *after);
+void etcd_add_range(struct json_text *text, const char *prefix, const struct json_text *after);
 /* The bytes of a key-value's key, which may be any, replace what was in `key`. False when they cannot be read. */
-bool etcd_key_decode(const cJSON *json, struct etcd_text *key);
+bool etcd_key_decode(const cJSON *json, struct json_text *key);
 
 /* Fields of an object; 0, false, "" or NULL when absent, of another type, or out of range. */
 uint64_t etcd_json_u64(const cJSON *object, const char *name);
@@ -62,20 +52,9 @@ bool etcd_error_wants_user(int code, const char *message);
 /* Our code for one of gRPC. *certain says whether etcd did certainly nothing. */
 int etcd_code_status(int code, bool *certain);
 
-/* A key-value of an answer. On success *kv owns one piece of memory, freed by etcd_kv_close. Errors: OTR_NOMEM;
+/* A key-value of an answer. On success *kv owns one piece of memory, freed by kv_close. Errors: OTR_NOMEM;
  * OTR_PROTO; OTR_UNSUPPORTED: the key contains a NUL byte, so it is none of ours. */
 int etcd_kv_decode(const cJSON *json, struct otr_kv *kv);
-void etcd_kv_close(struct otr_kv *kv);
-
-/* A growing list of key-values that it owns. {0} is empty. */
-struct etcd_kvs {
-    struct otr_kv *list;
-    size_t count;
-    size_t room;
-};
-/* On success takes over *kv. */
-int etcd_kvs_add(struct etcd_kvs *kvs, struct otr_kv *kv);
-void etcd_kvs_close(struct etcd_kvs *kvs);
 
 /* Lease ids are positive int64 in decimal. 0 when it is none. */
 uint64_t etcd_lease_parse(const char *text);

@@ -15,8 +15,8 @@ struct etcd_get {
     etcd_get_done_cb done;
     void *data;
     struct etcd_call *call;
-    struct etcd_kvs kvs;
-    struct etcd_text last; /* key of the pages so far, also when it is none of ours */
+    struct kv_list kvs;
+    struct json_text last; /* key of the pages so far, also when it is none of ours */
     uint64_t revision;     /* 0 before the first page */
     unsigned page_keys;
     unsigned restarts_count;
@@ -37,8 +37,8 @@ static void get_finish(struct etcd_get *get, int status, struct otr_errmsg *msg)
         otr_errmsg_wrap(msg, "read %s", get->prefix);
     }
     get->done(get->data, status, status == 0 ? &result : NULL, msg);
-    etcd_kvs_close(&get->kvs);
-    etcd_text_close(&get->last);
+    kv_list_close(&get->kvs);
+    json_text_close(&get->last);
     free(get->prefix);
     free(get);
     etcd_object_gone(etcd);
@@ -84,10 +84,10 @@ static int page_read(struct etcd_get *get, const struct etcd_reply *reply)
             continue;
         }
         if (rv == 0) {
-            rv = etcd_kvs_add(&get->kvs, &kv);
+            rv = kv_list_add(&get->kvs, &kv);
         }
         if (rv != 0) {
-            etcd_kv_close(&kv);
+            kv_close(&kv);
             return rv;
         }
     }
@@ -101,7 +101,7 @@ static int get_restart(struct etcd_get *get)
     get->restarts_count++;
     get->revision = 0;
     get->last.bytes = 0;
-    etcd_kvs_close(&get->kvs);
+    kv_list_close(&get->kvs);
     return page_ask(get);
 }
 
@@ -147,15 +147,15 @@ static int page_ask(struct etcd_get *get)
         .done = page_done,
         .data = get,
     };
-    struct etcd_text body = {0};
+    struct json_text body = {0};
 
-    etcd_text_add(&body, "{");
-    etcd_text_add_range(&body, get->prefix, &get->last);
-    etcd_text_add(&body, ",\"limit\":\"%u\"", get->page_keys);
+    json_text_add(&body, "{");
+    etcd_add_range(&body, get->prefix, &get->last);
+    json_text_add(&body, ",\"limit\":\"%u\"", get->page_keys);
     if (get->revision != 0) {
-        etcd_text_add(&body, ",\"revision\":\"%" PRIu64 "\"", get->revision);
+        json_text_add(&body, ",\"revision\":\"%" PRIu64 "\"", get->revision);
     }
-    etcd_text_add(&body, "}");
+    json_text_add(&body, "}");
     return etcd_call_start(get->etcd, &spec, &body, &get->call);
 }
 

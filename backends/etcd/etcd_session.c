@@ -130,16 +130,16 @@ static uint32_t attempt_ms(const struct etcd_session *session)
 static void session_failed(struct etcd_session *session, const struct otr_errmsg *msg)
 {
     struct etcd *etcd = session->etcd;
-    uint32_t pause_ms = etcd_backoff_round(etcd, ++session->failures_count, &session->backoff_ms);
+    uint32_t pause_ms = endpoints_backoff_round(&etcd->endpoints, ++session->failures_count, &session->backoff_ms);
     bool late;
 
-    session->endpoint = etcd_endpoint_next(etcd, session->endpoint);
+    session->endpoint = endpoints_next(&etcd->endpoints, session->endpoint);
     if (session->state != GRANTING && pause_ms > third_ms(session)) {
         pause_ms = third_ms(session);
     }
     uv_timer_start(&session->timer, on_session_timer, pause_ms, 0);
     late = session->state == OPEN && clock_now_ms() - session->confirmed_ms >= 2 * (uint64_t)third_ms(session);
-    if (!session->reported_unreachable && (late || session->failures_count >= etcd->endpoints_count)) {
+    if (!session->reported_unreachable && (late || session->failures_count >= etcd->endpoints.count)) {
         session->reported_unreachable = true;
         session->cb(session->s, OTR_SESSION_UNREACHABLE, msg);
     }
@@ -264,15 +264,15 @@ static void session_attempt(struct etcd_session *session)
         .done = session_call_done,
         .data = session,
     };
-    struct etcd_text body = {0};
+    struct json_text body = {0};
     struct otr_errmsg msg = {0};
     int rv;
 
-    etcd_text_add(&body, "{\"ID\":\"%" PRIu64 "\"", session->lease);
+    json_text_add(&body, "{\"ID\":\"%" PRIu64 "\"", session->lease);
     if (granting) {
-        etcd_text_add(&body, ",\"TTL\":\"%" PRIu32 "\"", session->ttl_s_wanted);
+        json_text_add(&body, ",\"TTL\":\"%" PRIu32 "\"", session->ttl_s_wanted);
     }
-    etcd_text_add(&body, "}");
+    json_text_add(&body, "}");
     rv = etcd_call_start(session->etcd, &spec, &body, &session->call);
     if (rv != 0 && rv != OTR_CANCELED) {
         otr_errmsg_set(&msg, "etcd: lease: %s", otr_strerror(rv));
@@ -295,7 +295,7 @@ int etcd_session_open(struct otr_backend *b, struct otr_session *s, uint32_t ttl
     session->cb = cb;
     session->ttl_s_wanted = ttl_ms > 1000 ? (uint32_t)(((uint64_t)ttl_ms + 999) / 1000) : 1;
     session->ttl_ms = session->ttl_s_wanted * 1000;
-    session->endpoint = etcd->endpoint;
+    session->endpoint = etcd->endpoints.now;
     session_draw_id(session);
     uv_timer_init(etcd->loop, &session->timer);
     session->timer.data = session;
@@ -369,7 +369,7 @@ static int revoke_start(struct etcd *etcd, uint64_t lease, bool mine, struct otr
         .done = revoke_done,
     };
     struct revoke *revoke = malloc(sizeof *revoke);
-    struct etcd_text body = {0};
+    struct json_text body = {0};
     int rv;
 
     if (revoke == NULL) {
@@ -380,7 +380,7 @@ static int revoke_start(struct etcd *etcd, uint64_t lease, bool mine, struct otr
     }
     *revoke = (struct revoke){.req = req, .cb = cb, .mine = mine};
     spec.data = revoke;
-    etcd_text_add(&body, "{\"ID\":\"%" PRIu64 "\"}", lease);
+    json_text_add(&body, "{\"ID\":\"%" PRIu64 "\"}", lease);
     rv = etcd_call_start(etcd, &spec, &body, NULL);
     if (rv != 0) {
         free(revoke);

@@ -6,7 +6,7 @@
 static void events_clear(struct etcd_stream *stream)
 {
     for (size_t i = 0; i < stream->events_count; i++) {
-        etcd_kv_close(&stream->events[i].kv);
+        kv_close(&stream->events[i].kv);
     }
     stream->events_count = 0;
     stream->pending_bytes = 0;
@@ -56,7 +56,7 @@ static int event_read(struct etcd_stream *stream, const cJSON *json)
     /* Revisions grow; anything else would make us drop events as already delivered. */
     rv = event.revision != 0 && event.revision >= stream->revision ? events_add(stream, &event) : OTR_PROTO;
     if (rv != 0) {
-        etcd_kv_close(&event.kv);
+        kv_close(&event.kv);
         return rv;
     }
     stream->revision = event.revision;
@@ -188,7 +188,7 @@ int etcd_stream_feed(struct etcd_stream *stream, const char *data, size_t bytes)
         if (bytes > ETCD_STREAM_LINE_MAX - stream->line.bytes) {
             return emit(stream, ETCD_STREAM_GONE, 0, 0, "a line longer than we hold");
         }
-        etcd_text_add_raw(&stream->line, data, bytes);
+        json_text_add_raw(&stream->line, data, bytes);
         data += bytes;
         if (newline != NULL) {
             data++;
@@ -212,5 +212,5 @@ void etcd_stream_close(struct etcd_stream *stream)
     free(stream->events);
     stream->events = NULL;
     stream->events_room = 0;
-    etcd_text_close(&stream->line);
+    json_text_close(&stream->line);
 }

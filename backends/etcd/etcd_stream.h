@@ -35,7 +35,7 @@ enum {
 struct etcd_stream {
     etcd_stream_cb cb;
     void *data;
-    struct etcd_text line; /* what came since the last newline */
+    struct json_text line; /* what came since the last newline */
     struct otr_watch_event *events;
     size_t events_count;
     size_t events_room;

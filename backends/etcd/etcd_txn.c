@@ -61,7 +61,7 @@ static void write_done(void *data, const struct etcd_reply *reply)
     free(write);
 }
 
-static int write_start(struct etcd *etcd, const struct write *like, struct etcd_text *body)
+static int write_start(struct etcd *etcd, const struct write *like, struct json_text *body)
 {
     struct etcd_call_spec spec = {
         .path = "/v3/kv/txn",
@@ -73,7 +73,7 @@ static int write_start(struct etcd *etcd, const struct write *like, struct etcd_
     int rv;
 
     if (write == NULL) {
-        etcd_text_close(body);
+        json_text_close(body);
         return OTR_NOMEM;
     }
     *write = *like;
@@ -104,49 +104,49 @@ static int ids_check(const struct otr_txn *txn)
     return 0;
 }
 
-static void add_key(struct etcd_text *body, const char *key)
+static void add_key(struct json_text *body, const char *key)
 {
-    etcd_text_add(body, "\"key\":\"");
-    etcd_text_add_base64(body, key, strlen(key));
-    etcd_text_add(body, "\"");
+    json_text_add(body, "\"key\":\"");
+    json_text_add_base64(body, key, strlen(key));
+    json_text_add(body, "\"");
 }
 
-static void add_compare(struct etcd_text *body, const struct otr_compare *compare)
+static void add_compare(struct json_text *body, const struct otr_compare *compare)
 {
-    etcd_text_add(body, "{");
+    json_text_add(body, "{");
     add_key(body, compare->key);
     switch (compare->type) {
     case OTR_COMPARE_ABSENT:
-        etcd_text_add(body, ",\"target\":\"CREATE\",\"result\":\"EQUAL\",\"create_revision\":\"0\"}");
+        json_text_add(body, ",\"target\":\"CREATE\",\"result\":\"EQUAL\",\"create_revision\":\"0\"}");
         break;
     case OTR_COMPARE_UNMODIFIED:
-        etcd_text_add(body, ",\"target\":\"MOD\",\"result\":\"EQUAL\",\"mod_revision\":\"%" PRIu64 "\"}",
+        json_text_add(body, ",\"target\":\"MOD\",\"result\":\"EQUAL\",\"mod_revision\":\"%" PRIu64 "\"}",
                       compare->revision);
         break;
     case OTR_COMPARE_SESSION:
-        etcd_text_add(body, ",\"target\":\"LEASE\",\"result\":\"EQUAL\",\"lease\":\"%" PRIu64 "\"}",
+        json_text_add(body, ",\"target\":\"LEASE\",\"result\":\"EQUAL\",\"lease\":\"%" PRIu64 "\"}",
                       etcd_lease_parse(compare->session));
         break;
     }
 }
 
 /* lease 0: durable. A put without lease detaches the key from the one it had, which is what OTR_OP_PUT means. */
-static void add_put(struct etcd_text *body, const char *key, const void *value, size_t value_bytes, uint64_t lease)
+static void add_put(struct json_text *body, const char *key, const void *value, size_t value_bytes, uint64_t lease)
 {
-    etcd_text_add(body, "{\"request_put\":{");
+    json_text_add(body, "{\"request_put\":{");
     add_key(body, key);
-    etcd_text_add(body, ",\"value\":\"");
+    json_text_add(body, ",\"value\":\"");
     if (value_bytes > 0) {
-        etcd_text_add_base64(body, value, value_bytes);
+        json_text_add_base64(body, value, value_bytes);
     }
-    etcd_text_add(body, "\"");
+    json_text_add(body, "\"");
     if (lease != 0) {
-        etcd_text_add(body, ",\"lease\":\"%" PRIu64 "\"", lease);
+        json_text_add(body, ",\"lease\":\"%" PRIu64 "\"", lease);
     }
-    etcd_text_add(body, "}}");
+    json_text_add(body, "}}");
 }
 
-static void add_op(struct etcd_text *body, const struct otr_op *op)
+static void add_op(struct json_text *body, const struct otr_op *op)
 {
     switch (op->type) {
     case OTR_OP_PUT:
@@ -156,33 +156,33 @@ static void add_op(struct etcd_text *body, const struct otr_op *op)
         add_put(body, op->key, op->value, op->value_bytes, etcd_lease_parse(op->session->id));
         break;
     case OTR_OP_DELETE:
-        etcd_text_add(body, "{\"request_delete_range\":{");
+        json_text_add(body, "{\"request_delete_range\":{");
         add_key(body, op->key);
-        etcd_text_add(body, "}}");
+        json_text_add(body, "}}");
         break;
     }
 }
 
 int etcd_txn_op(struct otr_backend *b, struct otr_txn_req *req, const struct otr_txn *txn, otr_txn_cb cb)
 {
-    struct etcd_text body = {0};
+    struct json_text body = {0};
     int rv = txn_check(txn);
 
     rv = rv != 0 ? rv : ids_check(txn);
     if (rv != 0) {
         return rv;
     }
-    etcd_text_add(&body, "{\"compare\":[");
+    json_text_add(&body, "{\"compare\":[");
     for (size_t i = 0; i < txn->compares_count; i++) {
-        etcd_text_add(&body, "%s", i > 0 ? "," : "");
+        json_text_add(&body, "%s", i > 0 ? "," : "");
         add_compare(&body, &txn->compares[i]);
     }
-    etcd_text_add(&body, "],\"success\":[");
+    json_text_add(&body, "],\"success\":[");
     for (size_t i = 0; i < txn->ops_count; i++) {
-        etcd_text_add(&body, "%s", i > 0 ? "," : "");
+        json_text_add(&body, "%s", i > 0 ? "," : "");
         add_op(&body, &txn->ops[i]);
     }
-    etcd_text_add(&body, "]}");
+    json_text_add(&body, "]}");
     return write_start(etcd_of(b), &(struct write){.txn_req = req, .txn_cb = cb}, &body);
 }
 
@@ -222,7 +222,7 @@ int etcd_txn_service_register(struct otr_backend *b, struct otr_session *s, cons
                               enum otr_health health, struct otr_simple_req *req, otr_simple_cb cb)
 {
     uint64_t lease = etcd_lease_parse(s->id);
-    struct etcd_text body = {0};
+    struct json_text body = {0};
     char *text;
 
     if (service->key == NULL || service->key[0] == '\0' || health < OTR_HEALTH_PASSING ||
@@ -236,9 +236,9 @@ int etcd_txn_service_register(struct otr_backend *b, struct otr_session *s, cons
     if (text == NULL) {
         return OTR_NOMEM;
     }
-    etcd_text_add(&body, "{\"success\":[");
+    json_text_add(&body, "{\"success\":[");
     add_put(&body, service->key, text, strlen(text), lease);
-    etcd_text_add(&body, "]}");
+    json_text_add(&body, "]}");
     cJSON_free(text);
     return write_start(etcd_of(b), &(struct write){.simple_req = req, .simple_cb = cb}, &body);
 }

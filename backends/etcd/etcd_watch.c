@@ -191,8 +191,8 @@ static void watch_pause(struct etcd_watch *watch, uint32_t pause_ms)
 /* For after a failure; a resync whose reason was seen on a living stream starts at once and where it is. */
 static void watch_retry(struct etcd_watch *watch)
 {
-    watch->endpoint = etcd_endpoint_next(watch->etcd, watch->endpoint);
-    watch_pause(watch, etcd_backoff_round(watch->etcd, ++watch->failures_count, &watch->backoff_ms));
+    watch->endpoint = endpoints_next(&watch->etcd->endpoints, watch->endpoint);
+    watch_pause(watch, endpoints_backoff_round(&watch->etcd->endpoints, ++watch->failures_count, &watch->backoff_ms));
     report_silence(watch);
 }
 
@@ -219,8 +219,8 @@ static void on_watch_timer(uv_timer_t *timer)
 
     if (watch->state == CONNECTING) {
         otr_errmsg_set(&watch->why, "etcd: %s: watch: not established within %d ms",
-                       watch->etcd->endpoints[watch->endpoint], CREATED_MS);
-        etcd_endpoint_failed(watch->etcd, watch->endpoint);
+                       watch->etcd->endpoints.urls[watch->endpoint], CREATED_MS);
+        endpoints_failed(&watch->etcd->endpoints, watch->endpoint);
         etcd_auth_refused(watch->etcd, watch->endpoint, watch->token_number);
         watch_break(watch);
     } else if (watch->state == PAUSED) {
@@ -254,7 +254,7 @@ static void probe_answered(struct etcd_watch *watch, const struct etcd_reply *re
     }
     if (!caught_up && watch->behind_revision != 0) {
         otr_errmsg_set(&watch->why, "etcd: %s: watch: delivered up to %" PRIu64 ", but %" PRIu64 " exists",
-                       watch->etcd->endpoints[watch->endpoint], watch->revision, watch->behind_revision);
+                       watch->etcd->endpoints.urls[watch->endpoint], watch->revision, watch->behind_revision);
         watch_break(watch);
         return;
     }
@@ -299,16 +299,16 @@ static void on_probe_timer(uv_timer_t *timer)
         .done = probe_done,
         .data = watch,
     };
-    const struct etcd_text from_start = {0};
-    struct etcd_text body = {0};
+    const struct json_text from_start = {0};
+    struct json_text body = {0};
 
     if (watch->probe != NULL) {
         return;
     }
     watch->probe_revision = watch->revision;
-    etcd_text_add(&body, "{");
-    etcd_text_add_range(&body, watch->prefix, &from_start);
-    etcd_text_add(&body, ",\"limit\":\"1\",\"keys_only\":true,\"sort_target\":\"MOD\",\"sort_order\":\"DESCEND\"}");
+    json_text_add(&body, "{");
+    etcd_add_range(&body, watch->prefix, &from_start);
+    json_text_add(&body, ",\"limit\":\"1\",\"keys_only\":true,\"sort_target\":\"MOD\",\"sort_order\":\"DESCEND\"}");
     if (etcd_call_start(watch->etcd, &spec, &body, &watch->probe) == 0) {
         watch->refs++;
     }
@@ -380,7 +380,7 @@ static int on_stream_item(void *data, const struct etcd_stream_item *item)
     case ETCD_STREAM_BROKEN:
         break;
     }
-    otr_errmsg_set(&watch->why, "etcd: %s: watch: %s", watch->etcd->endpoints[watch->endpoint], item->text);
+    otr_errmsg_set(&watch->why, "etcd: %s: watch: %s", watch->etcd->endpoints.urls[watch->endpoint], item->text);
     watch_break(watch);
     return 1;
 }
@@ -453,8 +453,8 @@ static bool watch_waits(struct etcd_watch *watch)
 static void watch_connect(struct etcd_watch *watch)
 {
     const struct etcd_token *token = &watch->etcd->tokens[watch->endpoint];
-    struct etcd_text body = {0};
-    const struct etcd_text from_start = {0};
+    struct json_text body = {0};
+    const struct json_text from_start = {0};
     struct etcd_headers headers;
     char url[ETCD_URL_MAX];
     int rv;
@@ -466,10 +466,10 @@ static void watch_connect(struct etcd_watch *watch)
     etcd_stream_init(&watch->stream, on_stream_item, watch);
     watch->token_number = token->text != NULL ? token->number : 0;
     etcd_headers_init(&headers, 0, token->text);
-    etcd_text_add(&body, "{\"create_request\":{");
-    etcd_text_add_range(&body, watch->prefix, &from_start);
+    json_text_add(&body, "{\"create_request\":{");
+    etcd_add_range(&body, watch->prefix, &from_start);
     /* 0 would mean "from now". */
-    etcd_text_add(&body, ",\"start_revision\":\"%" PRIu64 "\",\"progress_notify\":true,\"fragment\":true}}",
+    json_text_add(&body, ",\"start_revision\":\"%" PRIu64 "\",\"progress_notify\":true,\"fragment\":true}}",
                   watch->revision != 0 ? watch->revision : 1);
     rv = body.failed ? OTR_NOMEM : etcd_url(watch->etcd, watch->endpoint, "/v3/watch", url);
     if (rv == 0) {
@@ -485,7 +485,7 @@ static void watch_connect(struct etcd_watch *watch)
         };
         rv = http_client_start(watch->etcd->http, &watch->http, stream_done);
     }
-    etcd_text_close(&body);
+    json_text_close(&body);
     if (rv != 0) {
         otr_errmsg_set(&watch->why, "etcd: watch: %s", otr_strerror(rv));
         watch_retry(watch);
@@ -522,7 +522,7 @@ static void read_done(void *data, int status, const struct otr_get_result *resul
 
     watch->get = NULL;
     if (!watch->stopped) {
-        if (status == OTR_DENIED && !etcd_auth_missing(watch->etcd, watch->etcd->endpoint)) {
+        if (status == OTR_DENIED && !etcd_auth_missing(watch->etcd, watch->etcd->endpoints.now)) {
             watch_final(watch, OTR_DENIED, msg);
         } else if (status != 0) { /* Also a password that was refused. */
             watch->why = *msg;
@@ -585,7 +585,7 @@ int etcd_watch_op(struct otr_backend *b, struct otr_watch *w, const char *prefix
     watch->w = w;
     watch->cb = cb;
     watch->revision = revision;
-    watch->endpoint = etcd->endpoint;
+    watch->endpoint = etcd->endpoints.now;
     watch->confirmed_ms = clock_now_ms();
     watch->refs = 2;
     uv_timer_init(etcd->loop, &watch->timer);

@@ -34,6 +34,7 @@ struct http_response {
     size_t body_bytes;
     bool sent; /* some byte of the request may have reached the server: a failure's outcome is then unknown */
     bool connection_refused;
+    const char *header; /* value of the header that the request wanted; "" when there was none */
 };
 
 /* status: 0 when a complete response arrived (whatever its HTTP status); OTR_UNREACHABLE (no connection), OTR_TIMEOUT,
@@ -55,9 +56,10 @@ struct http_request {
     uint32_t timeout_ms;       /* whole transfer; 0: none (streams) */
     size_t response_bytes_max; /* 0: 64 MiB */
     unsigned lane;
-    http_data_cb on_data; /* NULL: the body is collected */
-    void *data;           /* the caller's */
-    void *internal;       /* the client's */
+    const char *header_wanted; /* name of a header of the response, static; NULL: none. Values are cut at 63 bytes */
+    http_data_cb on_data;      /* NULL: the body is collected */
+    void *data;                /* the caller's */
+    void *internal;            /* the client's */
 };
 
 int http_client_new(struct http_client **client, uv_loop_t *loop, const struct http_client_config *config,

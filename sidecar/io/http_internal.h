@@ -8,7 +8,7 @@
 #include <curl/curl.h>
 #include <sys/stat.h>
 
-enum { HTTP_TLS_FILES = 3, HTTP_METHOD_BYTES = 16 };
+enum { HTTP_TLS_FILES = 3, HTTP_METHOD_BYTES = 16, HTTP_HEADER_BYTES = 64 };
 
 /* One curl multi handle with its own connection cache, so that lanes share nothing; made when first used. */
 struct http_lane {
@@ -34,9 +34,10 @@ struct http_transfer {
     struct curl_slist *headers;
     bool attached; /* in the multi handle */
     bool canceled;
-    bool begun;      /* curl was about to write the request, or has done so */
-    bool head_whole; /* the empty line behind the response's headers came */
-    int failed;      /* why one of our callbacks ended the transfer, or 0 */
+    bool begun;                     /* curl was about to write the request, or has done so */
+    bool head_whole;                /* the empty line behind the response's headers came */
+    int failed;                     /* why one of our callbacks ended the transfer, or 0 */
+    char header[HTTP_HEADER_BYTES]; /* the one that was wanted */
     char *body;
     size_t body_bytes;
     size_t body_room;

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { TLS_CHECK_MS = 1000, RESPONSE_BYTES_MAX = 64 << 20, RESPONSE_BYTES_FIRST = 1024 };
 
@@ -98,7 +99,8 @@ void http_transfer_finish(struct http_transfer *t, CURLcode result)
 {
     struct http_client *client = t->lane->client;
     struct http_request *req = t->req;
-    struct http_response response = {.body = t->body != NULL ? t->body : "", .body_bytes = t->body_bytes};
+    struct http_response response = {
+        .body = t->body != NULL ? t->body : "", .body_bytes = t->body_bytes, .header = t->header};
     struct otr_errmsg msg = {0};
     long os_errno = 0;
     int status;
@@ -160,6 +162,23 @@ static int body_append(struct http_transfer *t, const char *data, size_t bytes)
     return 0;
 }
 
+/* `line` is "Name: value" and its end. */
+static void header_keep(struct http_transfer *t, const char *line, size_t bytes)
+{
+    size_t name_bytes = strlen(t->req->header_wanted);
+    size_t used = 0;
+
+    if (bytes <= name_bytes || line[name_bytes] != ':' || strncasecmp(line, t->req->header_wanted, name_bytes) != 0) {
+        return;
+    }
+    for (size_t i = name_bytes + 1; i < bytes && used + 1 < sizeof t->header; i++) {
+        if (line[i] != ' ' && line[i] != '\r' && line[i] != '\n') {
+            t->header[used++] = line[i];
+        }
+    }
+    t->header[used] = '\0';
+}
+
 static size_t on_header(char *line, size_t size, size_t count, void *arg)
 {
     struct http_transfer *t = arg;
@@ -169,6 +188,8 @@ static size_t on_header(char *line, size_t size, size_t count, void *arg)
         t->head_whole = true;
     } else if (bytes > 4 && memcmp(line, "HTTP", 4) == 0) {
         t->head_whole = false; /* what ended was an interim response (1xx) */
+    } else if (t->req->header_wanted != NULL) {
+        header_keep(t, line, bytes);
     }
     return bytes;
 }

@@ -62,23 +62,23 @@ static struct fuzz_log stream(const uint8_t *data, size_t bytes, bool whole)
 /* A value that was base64 is the same when it is made base64 and decoded again. */
 static void check_kv(const struct otr_kv *kv)
 {
-    struct etcd_text text = {0};
+    struct json_text text = {0};
     struct otr_kv again = {0};
     cJSON *json;
 
-    etcd_text_add(&text, "{\"key\":\"");
-    etcd_text_add_base64(&text, kv->key, strlen(kv->key));
-    etcd_text_add(&text, "\",\"value\":\"");
-    etcd_text_add_base64(&text, kv->value, kv->value_bytes);
-    etcd_text_add(&text, "\"}");
+    json_text_add(&text, "{\"key\":\"");
+    json_text_add_base64(&text, kv->key, strlen(kv->key));
+    json_text_add(&text, "\",\"value\":\"");
+    json_text_add_base64(&text, kv->value, kv->value_bytes);
+    json_text_add(&text, "\"}");
     FUZZ_CHECK(!text.failed);
     json = cJSON_ParseWithLength(text.data, text.bytes);
     FUZZ_CHECK(etcd_kv_decode(json, &again) == 0);
     FUZZ_CHECK(strcmp(again.key, kv->key) == 0 && again.value_bytes == kv->value_bytes);
     FUZZ_CHECK(memcmp(again.value, kv->value, kv->value_bytes) == 0);
-    etcd_kv_close(&again);
+    kv_close(&again);
     cJSON_Delete(json);
-    etcd_text_close(&text);
+    json_text_close(&text);
 }
 
 static void unary(const char *data, size_t bytes)
@@ -86,8 +86,8 @@ static void unary(const char *data, size_t bytes)
     cJSON *json = cJSON_ParseWithLength(data, bytes);
     const cJSON *item;
     const char *message = NULL;
-    struct etcd_text key = {0};
-    struct etcd_kvs kvs = {0};
+    struct json_text key = {0};
+    struct kv_list kvs = {0};
     bool certain;
     int code = etcd_error_code(json, &message);
 
@@ -102,14 +102,14 @@ static void unary(const char *data, size_t bytes)
 
         if (rv == 0) {
             check_kv(&kv);
-            FUZZ_CHECK(etcd_kvs_add(&kvs, &kv) == 0);
+            FUZZ_CHECK(kv_list_add(&kvs, &kv) == 0);
         }
         if (etcd_key_decode(item, &key)) {
             FUZZ_CHECK(key.data[key.bytes] == '\0');
         }
     }
-    etcd_text_close(&key);
-    etcd_kvs_close(&kvs);
+    json_text_close(&key);
+    kv_list_close(&kvs);
     cJSON_Delete(json);
 }
 

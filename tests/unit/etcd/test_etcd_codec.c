@@ -7,9 +7,9 @@
 
 static char *base64(const void *data, size_t bytes)
 {
-    struct etcd_text text = {0};
+    struct json_text text = {0};
 
-    etcd_text_add_base64(&text, data, bytes);
+    json_text_add_base64(&text, data, bytes);
     return text.data;
 }
 
@@ -59,7 +59,7 @@ Test(etcd_codec, values_survive_the_way_there_and_back)
         snprintf(json, sizeof json, "{\"key\":\"YQ==\",\"value\":\"%s\"}", value);
         cr_assert(decode(json, &kv) == 0);
         cr_assert(kv.value_bytes == count && memcmp(kv.value, bytes, count) == 0 && kv.value[count] == '\0');
-        etcd_kv_close(&kv);
+        kv_close(&kv);
         free(value);
     }
 }
@@ -75,11 +75,11 @@ Test(etcd_codec, kv_fields)
     cr_assert_str_eq(kv.value, "", "default values are left out");
     cr_assert(kv.create_revision == INT64_MAX && kv.revision == 12);
     cr_assert_str_eq(kv.session, "9223372036854775807");
-    etcd_kv_close(&kv);
+    kv_close(&kv);
     cr_assert(decode("{\"key\":\"YQ==\",\"mod_revision\":12}", &kv) == 0, "numbers are accepted too");
     cr_assert(kv.revision == 12);
     cr_assert_str_eq(kv.session, "");
-    etcd_kv_close(&kv);
+    kv_close(&kv);
 }
 
 Test(etcd_codec, garbage_is_refused)
@@ -130,15 +130,15 @@ Test(etcd_codec, numbers)
 
 static void expect_range(const char *prefix, const char *after, const char *expected)
 {
-    struct etcd_text text = {0}, last = {0};
+    struct json_text text = {0}, last = {0};
 
     if (after != NULL) {
-        etcd_text_add_raw(&last, after, strlen(after));
+        json_text_add_raw(&last, after, strlen(after));
     }
-    etcd_text_add_range(&text, prefix, &last);
+    etcd_add_range(&text, prefix, &last);
     cr_assert_str_eq(text.data, expected);
-    etcd_text_close(&text);
-    etcd_text_close(&last);
+    json_text_close(&text);
+    json_text_close(&last);
 }
 
 Test(etcd_codec, ranges)

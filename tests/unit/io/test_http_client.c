@@ -26,6 +26,7 @@ struct call {
     int status;
     long http_status;
     char body[256];
+    char header[80];
     size_t body_bytes;
     bool sent;
     bool refused;
@@ -118,6 +119,7 @@ static void done(struct http_request *req, int status, const struct http_respons
     call->http_status = response->status;
     call->body_bytes = response->body_bytes;
     snprintf(call->body, sizeof call->body, "%s", response->body);
+    snprintf(call->header, sizeof call->header, "%s", response->header);
     call->sent = response->sent;
     call->refused = response->connection_refused;
     snprintf(call->text, sizeof call->text, "%s", msg->text);
@@ -221,6 +223,39 @@ Test(http_client, any_status_is_an_answer)
     await(&f, &call);
     cr_assert(call.status == 0 && call.http_status == 302);
     cr_assert(http_stub_requests(f.stub) == 1);
+    fixture_close(&f);
+}
+
+static void serve_with_header(void *data, struct http_stub_conn *conn, const struct http_stub_request *req)
+{
+    static const char answer[] = "HTTP/1.1 200 OK\r\nX-Index-Other: 9\r\nx-INDEX:  17 \r\nContent-Length: 0\r\n\r\n";
+    static const char long_one[] = "HTTP/1.1 200 OK\r\nX-Index: 0123456789012345678901234567890123456789"
+                                   "012345678901234567890123456789\r\nContent-Length: 0\r\n\r\n";
+
+    (void)data;
+    if (req->number == 1) {
+        http_stub_raw(conn, answer, sizeof answer - 1);
+    } else if (req->number == 2) {
+        http_stub_raw(conn, long_one, sizeof long_one - 1);
+    } else {
+        http_stub_answer(conn, 200, "fine");
+    }
+}
+
+/* The header that a request wants, whatever its case; a long one is cut. */
+Test(http_client, a_header_of_the_response)
+{
+    struct fixture f;
+    struct call call = {.req = {.header_wanted = "X-Index"}};
+
+    fixture_init(&f);
+    f.serve = serve_with_header;
+    perform(&f, &call, "GET");
+    cr_assert_str_eq(call.header, "17");
+    perform(&f, &call, "GET");
+    cr_assert(strlen(call.header) == 63 && strncmp(call.header, "01234567890", 11) == 0);
+    perform(&f, &call, "GET");
+    cr_assert_str_eq(call.header, "");
     fixture_close(&f);
 }
 
