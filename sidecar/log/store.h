@@ -1,9 +1,9 @@
 /* Store: which points a shard holds, and where in the journal each one's newest committed version stands.
  *
- * Per shard and collection an open-addressing table of 16-byte slots {64-bit hash of the id, place} and 4 bytes of a
- * second hash: 24 to 30 bytes a point. Ids are not kept: a look-up yields candidate places (almost always one) whose
- * points are read and compared. Entries are applied in index order, committed ones only; deletions leave no slot
- * behind.
+ * Per shard and collection an open-addressing table of 16-byte slots {64-bit hash of the id, place}, 4 bytes of a
+ * second hash and 4 bytes of checksum of the content: 29 to 36 bytes a point. Ids are not kept: a look-up yields
+ * candidate places (almost always one) whose points are read and compared. Entries are applied in index order,
+ * committed ones only; deletions leave no slot behind.
  *
  * Loop thread only, but for a snapshot, which may be walked on any thread. */
 #ifndef OUTRIGGER_LOG_STORE_H
@@ -55,5 +55,41 @@ struct store_snapshot *store_snapshot_by_place(const struct store *s, uint64_t c
 struct store_snapshot *store_snapshot_since(const struct store *s, uint64_t collection, journal_place place);
 struct store_snapshot *store_snapshot_by_hash(const struct store *s, uint64_t collection, uint64_t from, size_t max);
 void store_snapshot_free(struct store_snapshot *snap);
+
+/* --- digests --------------------------------------------------------------------------------------------------------
+ *
+ * A range is the set of points whose hash begins with the same 8 bits. Its digest is the sum, modulo 2^64, of one
+ * 64-bit hash of each live point's collection, id hash and checksum of content: the same for equal contents, whatever
+ * order they came in and wherever they stand, hence equal on all replicas at equal index, through overwriting,
+ * seeding, compaction and recovery. Maintained with every change; 2 KiB a shard. */
+enum { STORE_RANGES = 256 };
+/* A set of ranges: bit (r % 8) of byte r / 8. */
+struct store_ranges {
+    uint8_t bits[STORE_RANGES / 8];
+};
+static inline void store_ranges_add(struct store_ranges *r, size_t range)
+{
+    r->bits[range / 8] = (uint8_t)(r->bits[range / 8] | 1u << range % 8);
+}
+static inline bool store_ranges_has(const struct store_ranges *r, size_t range)
+{
+    return (r->bits[range / 8] >> range % 8 & 1) != 0;
+}
+static inline size_t store_range_of(uint64_t hash)
+{
+    return (size_t)(hash >> 56);
+}
+
+/* One digest per range; lent until the next change. */
+const uint64_t *store_digests(const struct store *s);
+/* Of all: their sum. */
+uint64_t store_digest(const struct store *s);
+/* As store_snapshot_by_place of all collections, but only points of these ranges. */
+struct store_snapshot *store_snapshot_ranges(const struct store *s, const struct store_ranges *ranges);
+/* An empty store which may be given to store_replace. */
+struct store *store_new_like(const struct store *s);
+/* What s holds in these ranges becomes what `from` holds, which has points of these ranges only. OTR_NOMEM: nothing has
+ * changed. */
+OTR_MUST_CHECK int store_replace(struct store *s, const struct store_ranges *ranges, const struct store *from);
 
 #endif

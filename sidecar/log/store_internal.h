@@ -14,6 +14,7 @@ struct store_table {
     size_t capacity;
     struct store_slot *slots; /* place 0: empty */
     uint32_t *marks;          /* per slot, in the same block of memory */
+    uint32_t *sums;           /* per slot, likewise: the checksum of the point's content */
 };
 
 struct store {
@@ -22,6 +23,7 @@ struct store {
     struct store_table *tables; /* ascending by collection; only those with points */
     size_t tables_count;
     size_t tables_capacity;
+    uint64_t digests[STORE_RANGES];
 };
 
 /* A hash's home in a table: homes ascend with hashes. */
@@ -31,5 +33,28 @@ static inline size_t store_home(uint64_t hash, size_t capacity)
 
     return (size_t)((wide)hash * capacity >> 64);
 }
+
+/* --- store.c, for store_digest.c --- */
+
+/* The slot behind `i`, around the table's end. */
+static inline size_t store_next_slot(const struct store_table *t, size_t i)
+{
+    return i + 1 == t->capacity ? 0 : i + 1;
+}
+/* NULL when the collection has no points. */
+struct store_table *store_table_get(const struct store *s, uint64_t collection);
+/* With room for `more` points; NULL: out of memory, nothing has changed. May move the tables. */
+struct store_table *store_table_make(struct store *s, uint64_t collection, size_t more);
+/* Puts in a slot for which there is room; takes one out. The digests follow. */
+void store_table_insert(struct store *s, struct store_table *t, struct store_slot slot, uint32_t mark, uint32_t sum);
+void store_table_remove(struct store *s, struct store_table *t, size_t hole);
+/* After removals: a table without points goes away. */
+void store_table_settle(struct store *s, struct store_table *t);
+
+/* --- store_digest.c --- */
+
+/* A point version comes into a range's digest, or leaves it. */
+void store_digest_add(struct store *s, uint64_t collection, uint64_t hash, uint32_t sum);
+void store_digest_take(struct store *s, uint64_t collection, uint64_t hash, uint32_t sum);
 
 #endif

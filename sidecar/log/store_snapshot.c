@@ -200,6 +200,24 @@ struct store_snapshot *store_snapshot_since(const struct store *s, uint64_t coll
     return snap;
 }
 
+/* Snapshots of a few ranges are rare and small: all points are looked at. */
+struct store_snapshot *store_snapshot_ranges(const struct store *s, const struct store_ranges *ranges)
+{
+    struct store_snapshot *snap = store_snapshot_by_place(s, 0);
+    size_t kept = 0;
+
+    for (size_t i = 0; snap != NULL && i < snap->count; i++) {
+        if (store_ranges_has(ranges, store_range_of(snap->slots[i].hash))) {
+            snap->slots[kept] = snap->slots[i];
+            snap->collections[kept++] = snap->collections[i];
+        }
+    }
+    if (snap != NULL) {
+        snap->count = kept;
+    }
+    return snap;
+}
+
 void store_snapshot_free(struct store_snapshot *snap)
 {
     if (snap != NULL) {

@@ -243,7 +243,7 @@ Test(store, ids_are_read_only_where_hashes_collide)
     bench_close(&b);
 }
 
-Test(store, costs_between_24_and_30_bytes_a_point)
+Test(store, costs_between_29_and_36_bytes_a_point)
 {
     struct bench b;
     uint8_t body[256];
@@ -257,7 +257,7 @@ Test(store, costs_between_24_and_30_bytes_a_point)
         put_body_write(body, 1, &p, 1);
         cr_assert(eq(int, store_apply_seed(b.store, body, put_body_bytes(&p, 1), 8 + i, NULL, NULL), 0));
         each = (double)store_memory_bytes(b.store) / (i + 1);
-        cr_assert(i < 1000 || (each >= 23.5 && each <= 31), "%.1f bytes a point at %u", each, i);
+        cr_assert(i < 10000 || (each >= 28 && each <= 37), "%.1f bytes a point at %u", each, i);
     }
     cr_assert(eq(u64, store_count(b.store, 1), 200000));
     bench_close(&b);
