@@ -66,6 +66,47 @@ bool check_converged(struct sim *s, char *why, size_t why_bytes)
     return true;
 }
 
+/* Enough replicas are there to make up a set, and the set that there is has a member among them whose log is whole. */
+static bool can_do_without(const struct sim *s, otr_shard shard, int absent)
+{
+    const struct descriptor *d = &s->coord.shards[shard].descriptor;
+    uint32_t there = 0;
+    bool member = d->epoch == 0;
+
+    for (uint32_t i = 0; i < d->replicas_count; i++) {
+        there += (int)d->replicas[i] != absent;
+    }
+    for (uint32_t i = 0; i < d->in_sync_count; i++) {
+        const struct sim_shard *sh = s->nodes[d->in_sync[i].node].shards[shard];
+
+        member = member || ((int)d->in_sync[i].node != absent && sh != NULL && sh->meta.log_id == d->in_sync[i].log_id);
+    }
+    return member && there >= d->min_in_sync;
+}
+
+bool check_writable_without(struct sim *s, int absent, char *why, size_t why_bytes)
+{
+    for (uint32_t i = 0; i < s->shards_count; i++) {
+        const struct descriptor *d = &s->coord.shards[i].descriptor;
+        const struct sim_shard *primary = d->primary == 0 ? NULL : s->nodes[d->primary].shards[i];
+        struct replica_status status;
+
+        if (!can_do_without(s, i, absent)) {
+            continue;
+        }
+        if (primary == NULL) {
+            snprintf(why, why_bytes, "shard %u has no primary", i);
+            return false;
+        }
+        replica_status(primary->replica, node_now_ms(s, primary->node), &status);
+        if (!status.writable || descriptor_in_sync(d, (otr_node)absent) >= 0) {
+            snprintf(why, why_bytes, "shard %u is not writable, or counts on it", i);
+            return false;
+        }
+    }
+    return true;
+}
+
 bool check_any_lost(struct sim *s)
 {
     for (uint32_t i = 0; i < s->shards_count; i++) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 enum {
+    SIM_ABSENT_SECONDS = 20,  /* by then all shards are writable that can be without one node */
     SIM_HEAL_SECONDS = 40,    /* by then everything is well again */
     SIM_WRITABLE_SECONDS = 5, /* ... and every shard takes a write and a read */
     SIM_QUIET_SECONDS = 2,    /* ... and nothing changes any more for so long, */
@@ -299,11 +300,38 @@ static void with_faults(struct sim *s, uint64_t seconds)
     }
 }
 
+static bool writable_without(struct sim *s)
+{
+    char why[256];
+
+    return s->seq % 64 == 0 && check_writable_without(s, s->absent, why, sizeof why);
+}
+
+/* One node stays away: the others go on without it. Then it comes back. */
+static void without_one(struct sim *s)
+{
+    char why[256] = "";
+
+    run(s, s->now_us + (uint64_t)SIM_ABSENT_SECONDS * 1000 * SIM_MS, writable_without);
+    if (!s->failed && !check_writable_without(s, s->absent, why, sizeof why)) {
+        sim_fail(s, "I7: with node %d away: %s", s->absent, why);
+    }
+    if (!s->failed) {
+        struct sim_node *n = &s->nodes[s->absent];
+
+        s->absent = 0;
+        node_start(s, n);
+    }
+}
+
 /* Healed in bounded time, writable in bounded time, then quiet. */
 static void without_faults(struct sim *s)
 {
     s->faults = false;
     faults_end(s);
+    if (s->absent != 0) {
+        without_one(s);
+    }
     run(s, s->now_us + (uint64_t)SIM_HEAL_SECONDS * 1000 * SIM_MS, healed);
     if (!s->failed) {
         check_end(s);

@@ -129,6 +129,10 @@ struct sim_shard {
     enum replica_role role;
     uint64_t epoch;
     uint64_t answerable;
+    uint64_t flush_covers;         /* what the batch holds that is being flushed */
+    bool flush_kept;               /* ... waits for space */
+    uint64_t truly_durable;        /* what has been flushed, less what was cut since */
+    uint64_t untrusted_log;        /* the log that the process found and must not trust */
     uint64_t inherited;            /* end of the log when the takeover began */
     uint64_t gap_epoch, gap_index; /* of the last refusal for want of a predecessor */
     enum replica_event_type stepping;
@@ -180,6 +184,9 @@ struct sim_node {
     struct journal *journal;
     struct journal_batch *batch; /* being flushed */
     bool sync_fails, disk_full, space_waited;
+    bool sync_relapse;     /* the machine fails as well when an fdatasync has failed */
+    uint32_t safe_segment; /* behind `safe_bytes` of it stands a batch that was synced */
+    uint64_t safe_bytes;
     bool distrusted;                   /* it started with the mark of a failed sync */
     bool flipped;                      /* a bit of the disk was, and it has not started since */
     uint64_t appended[SIM_SHARDS_MAX]; /* end of the log when the process died */
@@ -191,7 +198,8 @@ struct sim_node {
     uint64_t watch_cursor; /* events of the coordinator's history delivered */
     uint64_t watch_begin;  /* ... of this watch, from here on */
     bool watching, watch_scheduled;
-    uint64_t log_ids; /* drawn so far, for unique ones */
+    uint64_t watch_held_us; /* nothing comes before */
+    uint64_t log_ids;       /* drawn so far, for unique ones */
 };
 
 /* --- messages between nodes --------------------------------------------------------------------------------------- */
@@ -389,6 +397,8 @@ struct sim {
     uint64_t set_log[SIM_SHARDS_MAX][SIM_NODES_MAX + 1]; /* under which log id the node was in the set last */
     struct sim_counts counts;
     /* Handed over, and nobody can take over for the coordinator is away just now. */
+    uint64_t coup_until_us; /* whoever takes over until then is killed */
+    int absent;             /* 0, or a node that is not there when the faults end */
     bool excused[SIM_SHARDS_MAX];
     uint64_t excused_us[SIM_SHARDS_MAX];
     uint64_t few_us[SIM_SHARDS_MAX]; /* when the published set last was below min_in_sync */
@@ -435,6 +445,10 @@ void faults_hit_shard(struct sim *s, enum fault f, const struct sim_shard *sh);
 void faults_hit_role(struct sim *s, enum fault f, enum sim_role role);
 /* A replica has changed its role: a good moment for a fault. */
 void faults_ambush(struct sim_shard *sh);
+/* The coordinator has taken a change of the set, or has not answered one: a good moment, too. */
+void faults_ambush_published(struct sim *s, const struct descriptor *before, const struct descriptor *d);
+void faults_ambush_unknown(struct sim *s, const struct descriptor *d);
+void faults_ambush_settings(struct sim *s, otr_shard shard, bool longer_grants);
 
 /* sim_strike_node.c, sim_strike_net.c, sim_strike_coord.c: strike `node`; false: it could not be. */
 bool strike_node(struct sim *s, enum fault f, int node);
@@ -445,6 +459,11 @@ bool strike_client(struct sim *s, enum fault f);
 void strike_crash(struct sim *s, int node, bool power);
 void strike_resume(struct sim *s, struct sim_node *n);
 void strike_isolate(struct sim *s, int node, bool with_resets);
+/* Which of the other members begin anew: 0 `node` or another one, 1 all, 2 none. */
+bool strike_coup(struct sim *s, int node, otr_shard shard, unsigned anew);
+/* A process has just started. */
+void strike_started(struct sim *s, struct sim_node *n);
+void strike_sync_failed(struct sim *s, struct sim_node *n);
 void strike_disk_heal(struct sim_node *n);
 
 /* sim_observe.c: what is worth counting. */
@@ -573,6 +592,7 @@ void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const
 void check_refused(struct sim *s, const struct otr_request_id *id);                            /* Q3 */
 void check_end(struct sim *s);                                                                 /* check_end.c: I7 */
 bool check_converged(struct sim *s, char *why, size_t why_bytes);
+bool check_writable_without(struct sim *s, int absent, char *why, size_t why_bytes);
 void check_election(struct sim *s, otr_shard shard, const struct descriptor *before,
                     const struct descriptor *d); /* V5 */
 bool check_any_lost(struct sim *s);              /* a shard that only an operator can help */
@@ -581,6 +601,13 @@ bool check_quiet_end(struct sim *s, bool must); /* was it? false with `must` is 
 void check_digest(struct sim_shard *sh);        /* check_digest.c: equal at equal index; after each entry applied */
 void check_members_enough(struct sim_shard *sh, uint64_t index);             /* check_enough.c: A6 */
 void check_past(struct sim *s, otr_shard shard, const struct descriptor *d); /* check_past.c: D4 */
+void check_flush_begin(struct sim_node *n);                                  /* check_flush.c: a batch is handed out */
+void check_flush_waits(struct sim_node *n);                                  /* ... and waits for space */
+void check_flush_end(struct sim_node *n);                                    /* ... and is on disk */
+void check_flush_cut(struct sim_shard *sh, uint64_t index);
+void check_flush_reported(struct sim_shard *sh, uint64_t durable_index);
+void check_log_replaced(struct sim_shard *sh, uint64_t log_id); /* check_logs.c: E3 */
+void check_log_id(struct sim_shard *sh, uint64_t log_id);
 void check_action(struct sim_shard *sh, const struct replica_action *a); /* check_handoff.c: G5, before each action */
 void check_offer(struct sim_shard *sh, const struct replica_msg *msg);
 void check_free(struct sim *s);

@@ -77,6 +77,8 @@ bool alter_settings(struct sim *s, otr_shard shard)
 {
     struct descriptor d = s->coord.shards[shard].descriptor;
 
+    bool longer = false;
+
     if (!may_alter(s, shard)) {
         return false;
     }
@@ -86,12 +88,14 @@ bool alter_settings(struct sim *s, otr_shard shard)
         uint32_t grant_ms = (uint32_t)sim_between(s, 60, 400);
 
         sim_reached(s, grant_ms > d.grant_ms ? SIM_GRANT_MS_RAISED : SIM_GRANT_MS_LOWERED);
+        longer = grant_ms > d.grant_ms;
         d.grant_ms = grant_ms;
     }
     sim_trace(s, "coordinator: shard %u: min_in_sync %u, grant_ms %u", shard, d.min_in_sync, d.grant_ms);
     d.version++;
     coord_put(s, shard, &d);
     s->coord.min_revision[shard] = s->coord.revision;
+    faults_ambush_settings(s, shard, longer);
     return true;
 }
 

@@ -11,7 +11,7 @@ static void tell_coordinator(struct sim *s, struct sim_node *n);
 
 static uint64_t latency(struct sim *s)
 {
-    return sim_between(s, 300, 4 * SIM_MS);
+    return s->coord.flaky && sim_chance(s, 20) ? sim_between(s, SIM_MS, 600 * SIM_MS) : sim_between(s, 300, 4 * SIM_MS);
 }
 
 static bool reaches(const struct sim *s, const struct sim_node *n)
@@ -112,6 +112,9 @@ static void watch_kick(struct sim *s, struct sim_node *n)
         faults_hit(s, FAULT_SLOW_WATCH, n->id);
         delay_us += sim_between(s, 0, 2000 * SIM_MS);
     }
+    if (s->now_us + delay_us < n->watch_held_us) {
+        delay_us = n->watch_held_us - s->now_us;
+    }
     n->watch_scheduled = true;
     sim_after(s, delay_us, n->id, watch_fire);
 }
@@ -153,6 +156,7 @@ static void put_descriptor(struct sim *s, otr_shard shard, const struct descript
     check_published(s, shard);
     check_election(s, shard, &before, d);
     observe_published(s, shard, &before, d);
+    faults_ambush_published(s, &before, d);
 }
 
 void coord_put(struct sim *s, otr_shard shard, const struct descriptor *d)
@@ -395,6 +399,13 @@ static void txn_answer_fire(struct sim *s, struct sim_event *e)
 {
     struct sim_shard *sh = s->nodes[e->node].shards[e->c >> 32];
 
+    if ((int)(e->c & 0xffffffff) != OTR_UNKNOWN && s->nodes[e->node].coord_blocked) {
+        struct sim_event *late = sim_after(s, SIM_REQUEST_TIMEOUT, e->node, txn_answer_fire); /* it did not arrive */
+
+        late->a = e->a;
+        late->c = (e->c & ~0xffffffffULL) | OTR_UNKNOWN;
+        return;
+    }
     if (sh != NULL) {
         shard_step(sh, &(struct replica_event){
                            .type = REPLICA_EV_TXN_DONE,
@@ -440,6 +451,7 @@ static void txn_unknown(struct sim *s, const struct txn *t)
 {
     s->counts.txns_unknown++;
     observe_txn(s, &t->before, &t->descriptor, OTR_UNKNOWN, false);
+    faults_ambush_unknown(s, &t->descriptor);
 }
 
 static void txn_fire(struct sim *s, struct sim_event *e)

@@ -168,6 +168,19 @@ static void choose_fire(struct sim *s, struct sim_event *e)
     strike(s, f, node);
 }
 
+static void reach_again_fire(struct sim *s, struct sim_event *e)
+{
+    s->nodes[e->a].coord_blocked = false;
+}
+
+static void usurper_fire(struct sim *s, struct sim_event *e)
+{
+    if (s->faults && s->nodes[e->a].alive) {
+        faults_hit(s, FAULT_KILL, (int)e->a);
+        strike_crash(s, (int)e->a, false);
+    }
+}
+
 static void ambush_fire(struct sim *s, struct sim_event *e)
 {
     enum fault f = s->faults ? draw(s, true) : FAULTS_COUNT;
@@ -177,13 +190,70 @@ static void ambush_fire(struct sim *s, struct sim_event *e)
     }
 }
 
+static bool ambushes(struct sim *s, uint32_t times)
+{
+    return s->faults && !s->calm && sim_below(s, 1000) < (uint64_t)s->ambush_permille * times;
+}
+
 void faults_ambush(struct sim_shard *sh)
 {
     struct sim *s = sh->sim;
 
-    if (s->faults && !s->calm && sim_below(s, 1000) < s->ambush_permille) {
+    if (sh->role == REPLICA_TAKEOVER && s->faults && s->now_us < s->coup_until_us) {
+        s->coup_until_us = 0;
+        sim_after(s, sim_below(s, 10 * SIM_MS), 0, usurper_fire)->a = (uint64_t)sh->node->id;
+    }
+    if (ambushes(s, 1)) {
         sim_after(s, sim_below(s, 8 * SIM_MS), 0, ambush_fire)->a = (uint64_t)sh->node->id;
     }
+}
+
+/* The primary must not learn of it, and looks dead: who is elected now, and what do they know? */
+void faults_ambush_published(struct sim *s, const struct descriptor *before, const struct descriptor *d)
+{
+    if (d->epoch != before->epoch || d->epoch == 0 || d->in_sync_count == before->in_sync_count ||
+        s->weights[FAULT_ISOLATE_PRIMARY] == 0 || !ambushes(s, 2)) {
+        return;
+    }
+    s->nodes[d->primary].coord_blocked = true;
+    sim_after(s, faults_time(s), 0, reach_again_fire)->a = d->primary;
+    faults_hit(s, FAULT_ISOLATE_PRIMARY, (int)d->primary);
+    strike_isolate(s, (int)d->primary, true);
+}
+
+void faults_ambush_unknown(struct sim *s, const struct descriptor *d)
+{
+    if (d->in_sync_count > 0 && ambushes(s, 3)) {
+        /* The newest member stands last. */
+        uint32_t at = sim_chance(s, 60) ? d->in_sync_count - 1 : (uint32_t)sim_below(s, d->in_sync_count);
+
+        sim_after(s, sim_below(s, 200 * SIM_MS), 0, ambush_fire)->a = d->in_sync[at].node;
+    }
+}
+
+static void settings_fire(struct sim *s, struct sim_event *e)
+{
+    if (s->faults) {
+        (void)strike_coup(s, (int)sim_between(s, 1, (uint64_t)s->nodes_count), (otr_shard)e->a,
+                          sim_chance(s, 70) ? 2 : 0);
+    }
+}
+
+/* The primary goes by the new setting, its followers by the old one, when it is overthrown. */
+void faults_ambush_settings(struct sim *s, otr_shard shard, bool longer_grants)
+{
+    int primary = (int)s->coord.shards[shard].descriptor.primary;
+
+    if (s->weights[FAULT_COUP] == 0 || !longer_grants || primary == 0 || !ambushes(s, 6)) {
+        return;
+    }
+    for (int i = 1; i <= s->nodes_count && sim_chance(s, 70); i++) {
+        if (i != primary) {
+            s->nodes[i].watch_held_us = s->now_us + 500 * SIM_MS;
+        }
+    }
+    sim_after(s, sim_chance(s, 50) ? sim_below(s, 40 * SIM_MS) : sim_below(s, 150 * SIM_MS), 0, settings_fire)->a =
+        shard;
 }
 
 /* --- beginning and end -------------------------------------------------------------------------------------------- */
@@ -261,8 +331,12 @@ void faults_end(struct sim *s)
         memset(s->clients[i].reset, 0, sizeof s->clients[i].reset);
     }
     handoff_heal(s);
+    s->absent = sim_chance(s, 25) ? (int)sim_between(s, 1, (uint64_t)s->nodes_count) : 0;
+    if (s->absent != 0 && s->nodes[s->absent].alive) {
+        node_crash(s, &s->nodes[s->absent], false);
+    }
     for (int i = 1; i <= s->nodes_count; i++) {
-        if (!s->nodes[i].alive) {
+        if (!s->nodes[i].alive && i != s->absent) {
             node_start(s, &s->nodes[i]);
         }
     }

@@ -215,7 +215,7 @@ bool net_send(struct sim *s, int from, int to, struct sim_msg *msg)
     if (msg->kind == SIM_MSG_REPLICA && s->nodes[from].shards[msg->shard] != NULL &&
         faults_rate(s, FAULT_DOUBLE, 1000)) {
         faults_hit_shard(s, FAULT_DOUBLE, s->nodes[from].shards[msg->shard]);
-        post(s, from, to, msg_copy(msg), at_us + sim_between(s, 0, 300 * SIM_MS));
+        post(s, from, to, msg_copy(msg), at_us + sim_between(s, 0, sim_chance(s, 90) ? 300 * SIM_MS : 5000 * SIM_MS));
     }
     post(s, from, to, msg, at_us);
     return true;

@@ -166,6 +166,8 @@ struct sim_shard *node_shard_make(struct sim *s, struct sim_node *n, otr_shard i
     }
     sh->meta = state.meta;
     sh->durable_index = durable.untrusted ? 0 : state.last.index;
+    sh->truly_durable = sh->flush_covers = state.last.index;
+    sh->untrusted_log = durable.untrusted ? state.meta.log_id : 0;
     durable.meta = (struct replica_meta){.log_id = state.meta.log_id,
                                          .promised = state.meta.promised,
                                          .seen_generation = state.meta.seen_generation,
@@ -278,6 +280,9 @@ void node_start(struct sim *s, struct sim_node *n)
     char last_name[16];
     int rv;
 
+    if (n->id == s->absent) {
+        return; /* not yet */
+    }
     n->alive = true;
     n->host_down = false;
     n->starting = false;
@@ -290,6 +295,7 @@ void node_start(struct sim *s, struct sim_node *n)
     n->regressed = false;
     n->flipped = false;
     n->space_waited = false;
+    n->safe_bytes = 0;
     n->flush_not_before_us = 0;
     n->fs = sim_disk_new(n->disk);
     config.fs = sim_disk_fs(n->fs);
@@ -323,6 +329,7 @@ void node_start(struct sim *s, struct sim_node *n)
     sim_after(s, sim_below(s, NODE_TICK_US), n->id, tick_fire);
     coord_node_started(s, n);
     net_process_started(s, n->id);
+    strike_started(s, n);
 }
 
 static void ignore_durable(void *data, otr_shard shard, uint64_t durable_index, uint64_t metas_durable)
@@ -448,16 +455,21 @@ static void flush_fire(struct sim *s, struct sim_event *e)
     struct sim_node *n = &s->nodes[e->node];
     struct durable_report report = {0};
     struct journal_batch *batch = n->batch;
+    uint64_t before_bytes;
+    char segment[16] = "";
     int rv;
 
     if (n->sync_fails) {
         n->sync_fails = false;
         fake_disk_fail_call(n->disk, FAKE_DISK_SYNC, 1);
+        strike_sync_failed(s, n);
     }
+    before_bytes = last_segment(n, segment);
     n->batch = NULL;
     journal_flush_run(batch);
     rv = journal_flush_end(n->journal, batch, note_durable, &report, NULL);
     if (rv == OTR_NOSPACE) {
+        check_flush_waits(n);
         if (!n->space_waited) {
             sim_trace(s, "node %d: the disk is full", n->id);
         }
@@ -473,6 +485,9 @@ static void flush_fire(struct sim *s, struct sim_event *e)
         flush_failed(s, n);
         return;
     }
+    n->safe_segment = (uint32_t)strtoul(segment, NULL, 10);
+    n->safe_bytes = before_bytes;
+    check_flush_end(n);
     if (n->space_waited) {
         n->space_waited = false;
         sim_reached(s, SIM_DISK_FULL_GOES_ON);
@@ -497,6 +512,7 @@ void node_turn_end(struct sim *s, struct sim_node *n)
     if (n->batch == NULL) {
         return;
     }
+    check_flush_begin(n);
     if (faults_rate(s, FAULT_SLOW_SYNC, 1000)) {
         faults_hit(s, FAULT_SLOW_SYNC, n->id);
         delay_us += sim_between(s, 0, 800 * SIM_MS);

@@ -102,6 +102,7 @@ void shard_clear(struct sim_shard *sh, struct otr_position base)
     sh->base = base;
     sh->entries_count = 0;
     sh->durable_index = base.index;
+    sh->truly_durable = sh->flush_covers = base.index;
     sh->commit = base.index;
     sh->answerable = base.index;
     sh->seed_ids_count = 0;
@@ -146,6 +147,7 @@ static void take_meta(struct sim_shard *sh, const struct replica_meta *meta)
 
 static void do_meta(struct sim_shard *sh, uint64_t seq, const struct replica_meta *meta)
 {
+    check_log_id(sh, meta->log_id);
     take_meta(sh, meta);
     if (journal_meta_write(sh->node->journal, sh->id, &sh->meta) != 0) {
         return; /* the disk has failed; the event is on its way */
@@ -183,6 +185,7 @@ void shard_durable(struct sim_shard *sh, uint64_t durable_index, uint64_t metas_
         }
         return;
     }
+    check_flush_reported(sh, durable_index);
     sh->durable_index = durable_index;
     shard_step(sh, &(struct replica_event){.type = REPLICA_EV_LOG_SYNCED, .log_synced = {.index = durable_index}});
 }
@@ -322,6 +325,7 @@ static void do_cut(struct sim_shard *sh, uint64_t index)
     }
     pending_answer(sh, index, UINT64_MAX, OTR_UNKNOWN);
     (void)journal_cut(sh->node->journal, sh->id, index);
+    check_flush_cut(sh, index);
     sh->entries_count = (size_t)(index - sh->base.index - 1);
     if (sh->durable_index >= index) {
         sh->durable_index = index - 1;
@@ -555,6 +559,7 @@ static void perform(struct sim_shard *sh, const struct replica_action *a)
         break;
     case REPLICA_DO_SEED_ACCEPT:
         sh->seed_accepted = true;
+        check_log_replaced(sh, a->seed_accept.meta.log_id);
         shard_clear(sh, (struct otr_position){0});
         take_meta(sh, &a->seed_accept.meta);
         (void)journal_seed_begin(sh->node->journal, sh->id, &sh->meta);

@@ -68,9 +68,10 @@ static void coord_reach_fire(struct sim *s, struct sim_event *e)
 }
 
 /* A primary that lives but looks dead to all, while another member has just begun anew: who may serve when? */
-static bool coup(struct sim *s, int node)
+bool strike_coup(struct sim *s, int node, otr_shard shard, unsigned anew)
 {
-    const struct descriptor *d = &alter_truth(s, (otr_shard)sim_below(s, s->shards_count))->descriptor;
+    struct descriptor now = alter_truth(s, shard)->descriptor;
+    const struct descriptor *d = &now;
     int primary = (int)d->primary;
     int member = descriptor_in_sync(d, (otr_node)node) >= 0 ? node : 0;
 
@@ -81,9 +82,20 @@ static bool coup(struct sim *s, int node)
         return false;
     }
     faults_hit(s, FAULT_COUP, primary);
-    faults_hit(s, FAULT_COUP, member);
-    node_crash(s, &s->nodes[member], false);
-    sim_after(s, sim_between(s, SIM_MS, 10 * SIM_MS), 0, quick_start_fire)->a = (uint64_t)member;
+    for (uint32_t i = 0; i < d->in_sync_count && anew != 2; i++) {
+        int other = (int)d->in_sync[i].node;
+
+        if (other != member && (other == primary || anew == 0 || !s->nodes[other].alive)) {
+            continue;
+        }
+        faults_hit(s, FAULT_COUP, other);
+        node_crash(s, &s->nodes[other], false);
+        s->nodes[other].host_down = false;
+        sim_after(s, sim_between(s, SIM_MS, 10 * SIM_MS), 0, quick_start_fire)->a = (uint64_t)other;
+    }
+    if (sim_chance(s, anew == 2 ? 80 : 50)) {
+        s->coup_until_us = s->now_us + 400 * SIM_MS;
+    }
     if (sim_chance(s, 50)) {
         s->nodes[primary].coord_blocked = true;
         sim_after(s, faults_time(s), 0, coord_reach_fire)->a = (uint64_t)primary;
@@ -111,7 +123,7 @@ bool strike_net(struct sim *s, enum fault f, int node)
     uint64_t for_us = faults_time(s);
 
     if (f == FAULT_COUP) {
-        return coup(s, node);
+        return strike_coup(s, node, (otr_shard)sim_below(s, s->shards_count), (unsigned)sim_below(s, 3));
     }
     if (f == FAULT_BREAK) {
         if (!net_break(s, node, peer)) {

@@ -155,23 +155,25 @@ static void found_fire(struct sim *s, struct sim_event *e)
     }
 }
 
-/* In a segment that is sealed: what it holds was durable and is known to have been. Found by a start, at the latest
- * after a while. */
+/* Where it is known that what stands there was durable: in a sealed segment, or before a later batch. Found by a start,
+ * at the latest after a while. */
 static bool flip_bit(struct sim *s, struct sim_node *n)
 {
     uint32_t segments = 0;
     char name[16];
     uint64_t offset;
     uint8_t byte;
+    bool last; /* in the last segment, before a batch that was synced */
 
     do {
         snprintf(name, sizeof name, "%08u.log", segments + 1);
     } while (fake_disk_exists(n->disk, name) && ++segments > 0);
-    if (segments < 2 || !may_lose_log(s, n->id)) {
+    last = segments > 0 && n->safe_segment == segments && n->safe_bytes > 0 && (segments < 2 || sim_chance(s, 50));
+    if ((segments < 2 && !last) || !may_lose_log(s, n->id)) {
         return false;
     }
-    snprintf(name, sizeof name, "%08u.log", (unsigned)sim_between(s, 1, segments - 1));
-    offset = sim_below(s, fake_disk_size(n->disk, name));
+    snprintf(name, sizeof name, "%08u.log", last ? segments : (unsigned)sim_between(s, 1, segments - 1));
+    offset = sim_below(s, last ? n->safe_bytes : fake_disk_size(n->disk, name));
     byte = (uint8_t)(fake_disk_bytes(n->disk, name)[offset] ^ (1U << sim_below(s, 8)));
     sim_trace(s, "node %d: a bit flips in %s at %" PRIu64, n->id, name, offset);
     fake_disk_poke(n->disk, name, offset, &byte, 1);
@@ -184,6 +186,31 @@ static bool flip_bit(struct sim *s, struct sim_node *n)
     return true;
 }
 
+/* What was not synced is lost with the machine: who went on as if nothing had been has lost something. */
+static void machine_fails_fire(struct sim *s, struct sim_event *e)
+{
+    if (s->faults && s->nodes[e->a].alive) {
+        strike_crash(s, (int)e->a, true);
+    }
+}
+
+void strike_sync_failed(struct sim *s, struct sim_node *n)
+{
+    if (n->sync_relapse) {
+        sim_after(s, sim_below(s, 40 * SIM_MS), 0, machine_fails_fire)->a = (uint64_t)n->id;
+    }
+    n->sync_relapse = false;
+}
+
+/* Now and then the machine fails right after the process has started again: what it found in the page cache only is
+ * lost then. */
+void strike_started(struct sim *s, struct sim_node *n)
+{
+    if (s->faults && s->weights[FAULT_POWER] != 0 && s->now_us > 0 && sim_chance(s, 10)) {
+        sim_after(s, sim_below(s, 60 * SIM_MS), 0, machine_fails_fire)->a = (uint64_t)n->id;
+    }
+}
+
 static bool strike_disk(struct sim *s, enum fault f, struct sim_node *n)
 {
     switch (f) {
@@ -192,6 +219,7 @@ static bool strike_disk(struct sim *s, enum fault f, struct sim_node *n)
             return false;
         }
         n->sync_fails = true;
+        n->sync_relapse = sim_chance(s, 50);
         return true;
     case FAULT_CALL_FAILS:
         return fail_call(s, n);
