@@ -324,7 +324,7 @@ struct route {
     enum token_role needs; /* TOKEN_NONE: open to all */
 };
 
-/* The one table of what can be called and by whom; docs/operations.md shows it, tests/unit/api/test_access.c walks it.
+/* The one table of what can be called and by whom; docs/security.md shows it, tests/unit/api/test_access.c walks it.
  */
 static const struct route routes[] = {
     {"GET", {"healthz"}, rest_healthz, NO_CONSISTENCY, TOKEN_NONE},

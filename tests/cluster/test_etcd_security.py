@@ -1,5 +1,5 @@
 """A cluster on an etcd that trusts nobody: TLS with client certificates, authentication, and a user who has the shipped
-role and no more. Everything is made by `outrigger certs` and `outrigger cluster etcd-role`, as docs/operations.md says."""
+role and no more. Everything is made by `outrigger certs` and `outrigger cluster etcd-role`, as docs/security.md says."""
 import base64
 import glob
 import json

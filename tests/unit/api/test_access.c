@@ -140,7 +140,7 @@ static bool refused(int status)
 
 /* --- the table ---------------------------------------------------------------------------------------------------- */
 
-/* What docs/operations.md promises. A route that is missing here, or stands here and is none, fails the walk. */
+/* What docs/security.md promises. A route that is missing here, or stands here and is none, fails the walk. */
 static const struct call {
     const char *method, *path; /* as rest_route writes it */
     enum token_role needs;
@@ -195,7 +195,7 @@ Test(access, every_route_is_in_the_table)
     for (count = 0; rest_route(count, &method, path, sizeof path); count++) {
         const struct call *c = find_call(method, path);
 
-        cr_assert(c != NULL, "%s %s: add it here and to the table in docs/operations.md", method, path);
+        cr_assert(c != NULL, "%s %s: add it here and to the table in docs/security.md", method, path);
         cr_assert(eq(int, rest_route_role(count), c->needs), "%s %s", method, path);
         cr_assert(eq(int, rest_route_changes_cluster(count), c->changes_cluster), "%s %s", method, path);
     }
