@@ -34,6 +34,9 @@ struct file_ops {
     int (*rename)(struct file_system *fs, const char *from, const char *to, struct otr_errmsg *msg);
     /* Makes creations, renames and removals durable. */
     int (*sync_dir)(struct file_system *fs, struct otr_errmsg *msg);
+    /* What is read next of these bytes, which are durable, is to come from the disk itself, not from a cache. A hint;
+     * may be NULL. */
+    void (*forget)(struct file *f, uint64_t offset, uint64_t bytes);
     /* Calls cb for every file name in the directory, in any order. */
     int (*list)(struct file_system *fs, void (*cb)(const char *name, void *data), void *data, struct otr_errmsg *msg);
 };

@@ -180,6 +180,11 @@ static int posix_list(struct file_system *fs, void (*cb)(const char *name, void 
     return rv;
 }
 
+static void posix_forget(struct file *f, uint64_t offset, uint64_t bytes)
+{
+    (void)posix_fadvise(fd_of(f), (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+}
+
 static const struct file_ops posix_ops = {
     .open = posix_open,
     .close = posix_close,
@@ -191,6 +196,7 @@ static const struct file_ops posix_ops = {
     .remove = posix_remove,
     .rename = posix_rename,
     .sync_dir = posix_sync_dir,
+    .forget = posix_forget,
     .list = posix_list,
 };
 

@@ -90,6 +90,7 @@ struct journal_shard *journal_shard_make(struct journal *j, otr_shard shard)
             return NULL;
         }
         s->id = shard;
+        s->since = place_make(j->end_segment, j->end_offset);
         j->shards[shard] = s;
     }
     return s;

@@ -167,4 +167,19 @@ int journal_reader_point_result(const struct journal_reader *r, int number, stru
 /* True when every point added is in memory: run would not touch a file and may be called on the loop thread. */
 bool journal_reader_in_memory(const struct journal_reader *r);
 
+/* --- scrubbing ----------------------------------------------------------------------------------------------------
+ *
+ * Reads sealed segments again, from the disk, in pieces of about `bytes`: begin and end on the loop thread, run between
+ * them on any thread. begin returns false when a pass is over, or there is nothing to read: the next call begins
+ * another. end tells for each shard that lost something which counts (not: what a later seed replaced, or what recovery
+ * has dealt with already) where the damage begins, and returns the bytes read. Freed while nothing runs, before the
+ * journal is closed. */
+struct journal_scrub;
+struct journal_scrub *journal_scrub_new(struct journal *j);
+void journal_scrub_free(struct journal_scrub *s);
+bool journal_scrub_begin(struct journal_scrub *s, size_t bytes);
+void journal_scrub_run(struct journal_scrub *s);
+typedef void (*journal_damage_cb)(void *data, otr_shard shard, journal_place place);
+uint64_t journal_scrub_end(struct journal_scrub *s, journal_damage_cb cb, void *data);
+
 #endif

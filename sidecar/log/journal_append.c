@@ -136,6 +136,7 @@ static int batch_open_segment(struct journal *j, struct journal_batch *b)
     if (b->segment == NULL || journal_segments_reserve(j) != 0) {
         return OTR_NOMEM;
     }
+    b->segment->previous_bytes = head.previous_bytes;
     out = tail_reserve(&j->tail, head.number, 0, bytes);
     if (out == NULL) {
         return OTR_NOMEM;
@@ -439,6 +440,7 @@ int journal_seed_begin(struct journal *j, otr_shard shard, const struct journal_
     if (rv != 0) {
         return rv;
     }
+    s->since = place_make(j->end_segment, j->end_offset - record_bytes(h.body_bytes));
     shard_log_seed_begin(&s->log);
     durable_limit(j, s, 1);
     s->meta = *meta;

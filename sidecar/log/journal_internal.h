@@ -20,7 +20,7 @@ struct segment {
     uint32_t number;
     unsigned refs;
     struct file *file;       /* NULL until the batch that begins the segment is durable */
-    uint64_t previous_bytes; /* recovery: the length of the segment before, by this one's head; UINT64_MAX: unknown */
+    uint64_t previous_bytes; /* the length of the segment before, by this one's head; UINT64_MAX: unknown */
 };
 
 struct journal_shard {
@@ -29,7 +29,8 @@ struct journal_shard {
     struct shard_log log;
     uint64_t durable_index; /* entries of the log as it is now, up to here, are on disk */
     bool damaged;
-    bool frozen; /* recovery only: what follows the damage cannot be told to belong to what stands before it */
+    bool frozen;         /* recovery only: what follows the damage cannot be told to belong to what stands before it */
+    journal_place since; /* nothing before it counts for this shard: where it began, or was seeded last */
     uint64_t metas_written;
     uint64_t metas_durable;
     uint64_t slot_batch; /* number of the batch that `slot` belongs to */

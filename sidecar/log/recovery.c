@@ -137,13 +137,15 @@ static int recover_cut(struct journal_shard *s, const struct record_header *h)
     return 0;
 }
 
-static int recover_seed_begin(struct journal_shard *s, const struct record_header *h, const uint8_t *body)
+static int recover_seed_begin(struct journal_shard *s, const struct record_header *h, const uint8_t *body,
+                              journal_place place)
 {
     if (recover_meta(s, h, body) != 0) {
         return OTR_CORRUPT;
     }
     s->frozen = false; /* Whatever was lost belonged to what is forgotten now. */
     s->damaged = false;
+    s->since = place;
     shard_log_seed_begin(&s->log);
     return 0;
 }
@@ -172,7 +174,7 @@ static int recover_record(struct recovery *r, struct journal_shard *s, const str
         rv = recover_cut(s, h);
         break;
     case RECORD_SEED_BEGIN:
-        rv = recover_seed_begin(s, h, body);
+        rv = recover_seed_begin(s, h, body, place);
         break;
     case RECORD_SEED_POINTS:
         rv = s->log.seed_unfinished ? 0 : OTR_CORRUPT;
