@@ -47,13 +47,57 @@ static void failover_done(void *data, const struct door_handoff_result *result)
     rest_reply(r, 200, NULL, &body);
 }
 
+/* --- ... with accept_data_loss: this very node's replica shall lead ------------------------------------------------
+ */
+
+static void forced_done(void *data, const struct node_force_result *result)
+{
+    struct rest_request *r = data;
+    struct text body;
+
+    if (!rest_returned(r)) {
+        return;
+    }
+    if (result->status != 0) {
+        rest_error_more(r, result->status, result->message, result->status == OTR_UNKNOWN ? "\"unknown\"" : "false",
+                        NULL, NULL);
+        return;
+    }
+    text_init(&body, REST_ANSWER_MAX);
+    text_puts(&body, "{\"to\":");
+    print_name(&body, node_name(r->api->node));
+    text_printf(&body, ",\"epoch\":%llu}\n", (unsigned long long)result->epoch);
+    rest_reply(r, 200, NULL, &body);
+}
+
+struct failover {
+    struct door_handoff handoff;
+    bool forced;
+    uint64_t accepted;
+};
+
+static int force(struct rest_request *r, const struct failover *f)
+{
+    struct node *n = r->api->node;
+
+    if (f->handoff.to[0] != '\0' && strcmp(f->handoff.to, node_name(n)) != 0) {
+        otr_errmsg_set(&r->msg, "this is %s: with accept_data_loss, %s itself is to be asked", node_name(n),
+                       f->handoff.to);
+        return OTR_CONFLICT;
+    }
+    return node_force(n, f->handoff.shard, f->accepted, f->handoff.timeout_ms, forced_done, r, &r->msg);
+}
+
+/* --- reading the request ------------------------------------------------------------------------------------------ */
+
 static bool key_is(const char *key, size_t bytes, const char *word)
 {
     return strlen(word) == bytes && memcmp(key, word, bytes) == 0;
 }
 
-static int read_member(struct json *j, const char *key, size_t key_bytes, struct door_handoff *h)
+static int read_member(struct json *j, const char *key, size_t key_bytes, struct failover *f)
 {
+    struct door_handoff *h = &f->handoff;
     int64_t number;
     size_t bytes;
     char *text;
@@ -85,13 +129,23 @@ static int read_member(struct json *j, const char *key, size_t key_bytes, struct
         }
         return rv;
     }
-    otr_errmsg_set(j->msg, "unknown member \"%.*s\"; there are to_replica and timeout_ms",
+    if (key_is(key, key_bytes, "accept_data_loss")) {
+        rv = json_integer(j, &number);
+        if (rv == 0 && number < 0) {
+            otr_errmsg_set(j->msg, "accept_data_loss: a number of entries");
+            rv = OTR_INVALID;
+        }
+        f->forced = true;
+        f->accepted = rv == 0 ? (uint64_t)number : 0;
+        return rv;
+    }
+    otr_errmsg_set(j->msg, "unknown member \"%.*s\"; there are to_replica, timeout_ms and accept_data_loss",
                    key_bytes < 40 ? (int)key_bytes : 40, key);
     return OTR_INVALID;
 }
 
-/* {"to_replica"?: name, "timeout_ms"?: number}, or no body at all. */
-static int read_failover(struct rest_request *r, struct door_handoff *h)
+/* {"to_replica"?: name, "timeout_ms"?: number, "accept_data_loss"?: number}, or no body at all. */
+static int read_failover(struct rest_request *r, struct failover *f)
 {
     struct json j;
     char *key;
@@ -108,7 +162,7 @@ static int read_failover(struct rest_request *r, struct door_handoff *h)
         if (rv != 0 || key == NULL) {
             break;
         }
-        rv = read_member(&j, key, bytes, h);
+        rv = read_member(&j, key, bytes, f);
     }
     rv = rv == 0 ? json_end(&j) : rv;
     json_close(&j);
@@ -138,20 +192,55 @@ static int read_shard(struct rest_request *r, otr_shard *shard)
 
 void rest_failover(struct rest_request *r)
 {
-    struct door_handoff h = {.timeout_ms = FAILOVER_TIMEOUT_DEFAULT_MS};
-    int rv = read_shard(r, &h.shard);
+    struct failover f = {.handoff = {.timeout_ms = FAILOVER_TIMEOUT_DEFAULT_MS}};
+    int rv = read_shard(r, &f.handoff.shard);
 
-    rv = rv == 0 ? read_failover(r, &h) : rv;
+    rv = rv == 0 ? read_failover(r, &f) : rv;
     if (rv != 0) {
         rest_error(r, rv, r->msg.text);
         return;
     }
     r->writes = true;
-    r->give_up_ms = clock_now_ms() + 2ULL * h.timeout_ms + REST_GRACE_MS;
+    r->give_up_ms = clock_now_ms() + 2ULL * f.handoff.timeout_ms + REST_GRACE_MS;
     rest_pending(r);
-    rv = door_handoff(r->api->door, &h, failover_done, r, &r->msg);
+    rv = f.forced ? force(r, &f) : door_handoff(r->api->door, &f.handoff, failover_done, r, &r->msg);
     if (rv != 0) {
         r->pending--;
         rest_error(r, rv, r->msg.text[0] != '\0' ? r->msg.text : otr_strerror(rv));
+    }
+}
+
+/* --- GET /cluster/losses ------------------------------------------------------------------------------------------ */
+
+static void losses_done(void *data, int status, const char *records)
+{
+    struct rest_request *r = data;
+    struct text body;
+
+    if (!rest_returned(r)) {
+        return;
+    }
+    if (status != 0) {
+        rest_error(r, status, "what this node noted of entries that were lost cannot be read");
+        return;
+    }
+    text_init(&body, REST_ANSWER_MAX);
+    text_puts(&body, "{\"node\":");
+    print_name(&body, node_name(r->api->node));
+    text_puts(&body, ",\"losses\":[");
+    text_puts(&body, records);
+    text_puts(&body, "]}\n");
+    rest_reply(r, 200, NULL, &body);
+}
+
+void rest_losses(struct rest_request *r)
+{
+    int rv;
+
+    rest_pending(r);
+    rv = node_losses(r->api->node, losses_done, r);
+    if (rv != 0) {
+        r->pending--;
+        rest_error(r, rv, otr_strerror(rv));
     }
 }

@@ -40,6 +40,7 @@ extern const struct command cluster_list_nodes_command;
 extern const struct command cluster_health_command;
 extern const struct command cluster_etcd_role_command;
 extern const struct command cluster_failover_command;
+extern const struct command cluster_loss_report_command;
 extern const struct command cluster_enable_compression_command;
 
 #endif

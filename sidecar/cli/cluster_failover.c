@@ -1,6 +1,8 @@
 /* cluster failover: a planned change of one shard's primary. Asks a sidecar, any: --sidecar, or one that the
- * coordinator knows, the shard's primary first; the next one when it cannot be reached at all. */
+ * coordinator knows, the shard's primary first; the next one when it cannot be reached at all. With --accept-data-loss
+ * it is no handoff: see cluster_force.h. */
 #include "sidecar/cli/cluster.h"
+#include "sidecar/cli/cluster_force.h"
 #include "sidecar/cli/cluster_view.h"
 #include "sidecar/cli/fetch.h"
 #include "sidecar/coord/fields.h"
@@ -17,6 +19,9 @@ struct settings {
     const char *to_replica;
     uint32_t timeout_ms;
     bool json;
+    bool accept_data_loss;
+    bool yes;
+    const char *confirm;
 };
 
 static const struct option options[] = {
@@ -25,6 +30,12 @@ static const struct option options[] = {
      "whose primary is to change"},
     {"to-replica", OPTION_NAME, offsetof(struct settings, to_replica), "NODE", NULL, false, 0, 0,
      "who is to lead it: a replica in sync (default: the best)"},
+    {"accept-data-loss", OPTION_FLAG, offsetof(struct settings, accept_data_loss), NULL, NULL, false, 0, 0,
+     "when nobody in sync is left alive: let one that is not lead, and lose what it lacks"},
+    {"confirm", OPTION_TEXT, offsetof(struct settings, confirm), "N", NULL, false, 0, 0,
+     "with --accept-data-loss: so many entries may be lost, as printed before (default: asks)"},
+    {"yes", OPTION_FLAG, offsetof(struct settings, yes), NULL, NULL, false, 0, 0,
+     "with --accept-data-loss: whatever the number is"},
     {"timeout", OPTION_MS, offsetof(struct settings, timeout_ms), "TIME", "2s", false, 1, 600000,
      "how long the present primary tries"},
     {"json", OPTION_FLAG, offsetof(struct settings, json), NULL, NULL, false, 0, 0, "print JSON"},
@@ -128,6 +139,22 @@ static int tell(const struct settings *s, const struct fetch *fetch, struct otr_
     return 0;
 }
 
+static int force(struct fetch_client *f, struct loop *loop, const struct settings *s, struct otr_errmsg *msg)
+{
+    const struct cluster_force how = {.shard = s->shard,
+                                      .to_replica = s->to_replica,
+                                      .yes = s->yes,
+                                      .confirm = s->confirm,
+                                      .timeout_ms = s->timeout_ms,
+                                      .json = s->json};
+    struct cluster_view v = {.shards = NULL};
+    int rv = cluster_view_read(&v, loop, &s->view, msg);
+
+    rv = rv != 0 ? rv : cluster_force_run(&how, &v, f, msg);
+    cluster_view_close(&v);
+    return rv;
+}
+
 static int failover(const struct settings *s, struct otr_errmsg *msg)
 {
     struct fetch fetch = {.data = NULL};
@@ -140,7 +167,10 @@ static int failover(const struct settings *s, struct otr_errmsg *msg)
         return rv;
     }
     rv = fetch_open(&f, &loop, &s->view.credentials, msg);
-    if (rv == 0) {
+    if (rv == 0 && s->accept_data_loss) {
+        rv = force(&f, &loop, s, msg);
+        fetch_close(&f);
+    } else if (rv == 0) {
         if (s->view.sidecar == NULL) {
             rv = ask_through_coordinator(&f, &loop, s, &fetch, msg);
         } else {
@@ -169,6 +199,11 @@ static int run(const struct command *command, int argc, char **argv)
     if (!options_read(command, argc, argv, &s, &memory, &exit_code)) {
         return exit_code;
     }
+    if (!s.accept_data_loss && (s.yes || s.confirm != NULL)) {
+        fprintf(stderr, "outrigger %s: --yes and --confirm belong to --accept-data-loss\n", command->name);
+        options_memory_close(&memory);
+        return EXIT_USAGE;
+    }
     rv = failover(&s, &msg);
     if (rv != 0) {
         fprintf(stderr, "outrigger %s: %s\n", command->name, msg.text[0] != '\0' ? msg.text : otr_strerror(rv));
@@ -179,12 +214,17 @@ static int run(const struct command *command, int argc, char **argv)
 
 const struct command cluster_failover_command = {
     .name = "cluster failover",
-    .about = "changes the primary of one shard, in order: nothing expires, no request fails.\n\n"
-             "The present primary lets the other one catch up, stops taking writes, and gives its rights back; the\n"
-             "other one takes over. Writes meanwhile wait inside, for some milliseconds. Only a replica in sync can\n"
-             "take over, whose engine works and who reaches the coordinator. Exits 1 when nothing has changed.",
+    .about =
+        "changes the primary of one shard, in order: nothing expires, no request fails.\n\n"
+        "The present primary lets the other one catch up, stops taking writes, and gives its rights back; the\n"
+        "other one takes over. Writes meanwhile wait inside, for some milliseconds. Only a replica in sync can\n"
+        "take over, whose engine works and who reaches the coordinator. Exits 1 when nothing has changed.\n\n"
+        "When nobody in sync is left alive, --accept-data-loss lets a replica lead that is not in sync. It prints\n"
+        "how many entries may be lost with each, and wants the number confirmed: typed, or given to --confirm.\n"
+        "It refuses while somebody in sync lives.",
     .examples = "  outrigger cluster failover --shard 2 --sidecar http://10.0.0.1:7700\n"
-                "  outrigger cluster failover --shard 2 --to-replica node-3 --endpoints http://10.0.0.5:2379\n",
+                "  outrigger cluster failover --shard 2 --to-replica node-3 --endpoints http://10.0.0.5:2379\n"
+                "  outrigger cluster failover --shard 2 --accept-data-loss --confirm 118\n",
     .options = options,
     .options_count = sizeof options / sizeof options[0],
     .run = run,

@@ -313,6 +313,15 @@ static struct cluster_view_shard *find_shard(struct cluster_view *v, uint64_t id
     return NULL;
 }
 
+/* Sidecars of earlier versions do not say it. */
+static void take_log(struct cluster_view_own *own, const cJSON *from)
+{
+    (void)get_whole(from, "last_epoch", COUNTER_MAX, &own->last_epoch);
+    (void)get_whole(from, "last", COUNTER_MAX, &own->last);
+    (void)get_whole(from, "known", COUNTER_MAX, &own->seen);
+    (void)get_whole(from, "kept", COUNTER_MAX, &own->kept);
+}
+
 void cluster_view_take_own(struct cluster_view *v, uint32_t node, const char *text)
 {
     struct cluster_view_node *n = &v->nodes[node];
@@ -338,8 +347,12 @@ void cluster_view_take_own(struct cluster_view *v, uint32_t node, const char *te
             !get_whole(item, "committed", COUNTER_MAX, &committed) || (shard = find_shard(v, id)) == NULL) {
             continue;
         }
-        n->own[shard - v->shards] = (struct cluster_view_own){
-            .known = true, .leads = role != NULL && strcmp(role, "primary") == 0, .committed = committed};
+        n->own[shard - v->shards] = (struct cluster_view_own){.known = true,
+                                                              .leads = role != NULL && strcmp(role, "primary") == 0,
+                                                              .committed = committed,
+                                                              .eligible = cJSON_IsTrue(field_find(item, "eligible")),
+                                                              .seen = committed};
+        take_log(&n->own[shard - v->shards], item);
     }
     cJSON_Delete(json);
 }

@@ -27,6 +27,11 @@ struct cluster_view_own { /* what a sidecar says of its replica of one shard */
     bool known;
     bool leads;
     uint64_t committed;
+    bool eligible;       /* in sync, its log whole: may be elected without loss */
+    uint64_t last_epoch; /* where its log ends */
+    uint64_t last;
+    uint64_t seen; /* so much it knows to be committed somewhere */
+    uint64_t kept; /* so much of that is in its log */
 };
 
 struct cluster_view_node {

@@ -18,6 +18,7 @@ static const struct command *const commands[] = {
     &cluster_health_command,
     &cluster_etcd_role_command,
     &cluster_failover_command,
+    &cluster_loss_report_command,
     &cluster_enable_compression_command,
     &sidecar_command,
     &token_command,
@@ -40,6 +41,7 @@ static void print_usage(FILE *out)
                  "  cluster list-nodes  nodes, their addresses and loads\n"
                  "  cluster health      what is wrong and what to do; exit code 0 when nothing is\n"
                  "  cluster failover    changes the primary of a shard, in order\n"
+                 "  cluster loss-report  lists acknowledged entries that are lost\n"
                  "  cluster enable-compression  lets sidecars compress what they send each other\n"
                  "  cluster etcd-role   prints how to make etcd's user and role for a cluster\n"
                  "  certs ca            makes a certificate authority for a cluster\n"
@@ -64,6 +66,7 @@ static const struct group {
                 "  list-nodes  nodes, their addresses and loads\n"
                 "  health      what is wrong and what to do; exit code 0 when nothing is\n"
                 "  failover    changes the primary of a shard, in order\n"
+                "  loss-report lists acknowledged entries that are lost\n"
                 "  enable-compression  lets sidecars compress what they send each other\n"},
     {"certs", "  ca          makes a certificate authority for a cluster\n"
               "  node        makes or renews a node's certificate\n"

@@ -11,7 +11,8 @@
  *   shards/S     {"id", "range": [first, last], "generation": D, "version": D, "epoch": D,
  *                "primary": null | {"node", "incarnation": H}, "in_sync": [{"node", "log": H}], "replicas": [node],
  *                "learners": [node], "state": "active", "position": {"epoch": D, "index": D}, "mode": "sync" | "async",
- *                "min_in_sync", "grant_ms"}; learners are the replicas not in sync, there for people to read
+ *                "min_in_sync", "grant_ms", "lossy": {"epoch": D, "index": D} if any epoch began without acknowledged
+ *                entries}; learners are the replicas not in sync, there for people to read
  *   leases/S     {"node", "incarnation": H, "epoch": D}; parsing sets present, and leaves revision and session
  *   collections/C {"id": H, "dimension", "metric": RuVector's name, "partition": "xxh3", "options": {...} if any};
  *                parsing leaves name and revision
@@ -290,6 +291,12 @@ char *value_descriptor_print(const struct topology *t, const struct descriptor *
          field_add_decimal(position, "index", d->position.index);
     ok = ok && field_add_text(json, "mode", d->mode == REPLICA_ASYNC ? "async" : "sync");
     ok = ok && field_add_number(json, "min_in_sync", d->min_in_sync) && field_add_number(json, "grant_ms", d->grant_ms);
+    if (d->lossy.epoch != 0) {
+        cJSON *lossy = cJSON_AddObjectToObject(json, "lossy");
+
+        ok = ok && field_add_decimal(lossy, "epoch", d->lossy.epoch) &&
+             field_add_decimal(lossy, "index", d->lossy.index);
+    }
     return field_finish(json, ok);
 }
 
@@ -419,6 +426,7 @@ static int parse_range(const cJSON *json, struct descriptor *d, struct otr_errms
 static int parse_settings(const cJSON *json, struct descriptor *d, struct otr_errmsg *msg)
 {
     const cJSON *position = field_find(json, "position");
+    const cJSON *lossy = field_find(json, "lossy");
     char mode[8] = "";
     char state[32] = "";
     int rv;
@@ -439,6 +447,13 @@ static int parse_settings(const cJSON *json, struct descriptor *d, struct otr_er
     rv = rv != 0 ? rv : field_get_decimal(position, "index", &d->position.index, msg);
     rv = rv != 0 ? rv : field_get_number(json, "min_in_sync", 1, OTR_REPLICAS_MAX, &d->min_in_sync, msg);
     rv = rv != 0 ? rv : field_get_number(json, "grant_ms", 1, DAY_MS, &d->grant_ms, msg);
+    if (rv == 0 && lossy != NULL) {
+        rv = field_get_decimal(lossy, "epoch", &d->lossy.epoch, msg);
+        rv = rv != 0 ? rv : field_get_decimal(lossy, "index", &d->lossy.index, msg);
+        if (rv == 0 && d->lossy.epoch > d->epoch) {
+            rv = field_refuse(msg, "lossy", "names an epoch to come");
+        }
+    }
     return rv;
 }
 

@@ -25,6 +25,11 @@ int descriptor_in_sync(const struct descriptor *d, otr_node node)
     return -1;
 }
 
+uint64_t descriptor_kept(struct otr_position position, struct otr_position last, uint64_t committed)
+{
+    return last.epoch >= position.epoch ? last.index : committed;
+}
+
 bool descriptor_has_replica(const struct descriptor *d, otr_node node)
 {
     for (uint32_t i = 0; i < d->replicas_count; i++) {

@@ -362,7 +362,9 @@ static void on_msg(struct replica *r, const struct replica_event *ev, struct rep
         elect_on_ask(r, from, msg, out);
         break;
     case REPLICA_MSG_ANSWER:
-        elect_on_answer(r, from, msg);
+        if (!force_on_answer(r, from, msg, out)) {
+            elect_on_answer(r, from, msg);
+        }
         break;
     case REPLICA_MSG_OFFER:
         handoff_on_offer(r, from, msg, out);
@@ -410,6 +412,7 @@ static void on_log_failed(struct replica *r, struct replica_actions *out)
     }
     replica_become(r, REPLICA_IDLE, "the log failed");
     handoff_on_failure(r, out);
+    force_on_failure(r, out);
     replica_alarm(r, out, "the log failed: the replica takes part in nothing until the process is started again");
 }
 
@@ -487,6 +490,12 @@ static void dispatch(struct replica *r, const struct replica_event *ev, struct r
     case REPLICA_EV_LEAVE:
         handoff_leave(r);
         break;
+    case REPLICA_EV_FORCE:
+        force_on_event(r, ev, out);
+        break;
+    case REPLICA_EV_LOSS_NOTED:
+        loss_on_noted(r, ev);
+        break;
     }
 }
 
@@ -560,8 +569,8 @@ int replica_step(struct replica *r, const struct replica_event *ev, struct repli
     }
     out->count = 0;
     if (r->failed) {
-        if (ev->type == REPLICA_EV_HANDOFF || ev->type == REPLICA_EV_LEAVE) {
-            dispatch(r, ev, out); /* who stops is owed an answer all the same */
+        if (ev->type == REPLICA_EV_HANDOFF || ev->type == REPLICA_EV_LEAVE || ev->type == REPLICA_EV_FORCE) {
+            dispatch(r, ev, out); /* who asks is owed an answer all the same */
         }
         return 0;
     }
@@ -576,6 +585,7 @@ int replica_step(struct replica *r, const struct replica_event *ev, struct repli
             replica_take_log_id(r, r->fresh_log_id);
         }
         handoff_progress_member(r, out);
+        force_progress(r, out);
         change_progress(r, out);
         elect_progress(r, out);
         lead_progress(r, out);
@@ -626,6 +636,9 @@ void replica_status(const struct replica *r, uint64_t now_ms, struct replica_sta
     *status = (struct replica_status){
         .role = r->role,
         .in_sync = at >= 0 && r->descriptor.in_sync[at].log_id == r->meta.log_id && r->meta.log_id != 0,
+        .eligible = r->descriptor_known && elect_eligible(r),
+        .known_index = force_known(r),
+        .kept_index = force_kept(r),
         .writable =
             r->role == REPLICA_PRIMARY && lead_members_min(r) >= r->descriptor.min_in_sync && !handoff_frozen(r),
         .handing = r->handoff.phase != HANDOFF_NONE,

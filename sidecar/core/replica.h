@@ -57,6 +57,9 @@ struct descriptor {
     otr_node replicas[OTR_REPLICAS_MAX]; /* in order of preference; those not in in_sync are learners */
     uint32_t replicas_count;
     struct otr_position position; /* commit position at the last change (E4) */
+    struct otr_position lossy; /* the newest epoch that may have begun without acknowledged entries (V7, A7), and where
+                                * its leader's log ended before, or that of an earlier such epoch's if it was shorter:
+                                * what a log of lower epochs holds up to there is not lost. {0,0}: none ever did */
     enum replica_mode mode;
     uint32_t min_in_sync;
     uint32_t grant_ms;
@@ -67,6 +70,10 @@ int descriptor_compare(const struct descriptor *a, const struct descriptor *b);
 /* Index in in_sync, or -1. */
 int descriptor_in_sync(const struct descriptor *d, otr_node node);
 bool descriptor_has_replica(const struct descriptor *d, otr_node node);
+/* So many of the committed entries are certainly in a log that ends at `last` and knows its first `committed` entries
+ * to be committed. `position` is the descriptor's: a log whose last epoch is older may differ from what was committed
+ * wherever it was not told. */
+uint64_t descriptor_kept(struct otr_position position, struct otr_position last, uint64_t committed);
 
 /* --- messages between replicas of a shard ------------------------------------------------------------------------- */
 
@@ -109,6 +116,7 @@ struct replica_msg {
             struct otr_position prev;
             uint64_t last_index; /* entries are prev.index + 1 .. last_index */
             uint64_t commit;
+            uint64_t lossy_epoch;                /* of the sender's descriptor */
             const struct replica_entry *entries; /* incoming only, last_index - prev.index of them; lent. Outgoing: the
                                                   * shell fetches the bytes */
         } append;
@@ -192,6 +200,9 @@ enum replica_event_type {
     REPLICA_EV_FITNESS,     /* This node's engine and disk work, or do not. Until told they are taken to work. */
     REPLICA_EV_LEAVE, /* This process is about to stop: it stands for nothing and wants to be in no set. Final; to be
                        * told to replicas made later, too. */
+    REPLICA_EV_FORCE, /* An operator accepts the loss of acknowledged entries: this replica, not in sync, shall lead
+                       * (V7). Answered by exactly one DO_FORCED, unless freed before. */
+    REPLICA_EV_LOSS_NOTED, /* The answer to DO_NOTE_LOSS. */
 };
 
 enum replica_peer_state {
@@ -283,6 +294,14 @@ struct replica_event {
             bool engine_up;
             bool disk_full;
         } fitness;
+        struct {
+            uint64_t accepted;   /* so many entries may be lost */
+            uint32_t timeout_ms; /* FORCED comes within it, or soon after */
+        } force;
+        struct {
+            uint64_t first;
+            bool ok; /* durable */
+        } loss_noted;
     };
 };
 
@@ -308,6 +327,9 @@ enum replica_action_type {
     REPLICA_DO_ALARM,       /* An operator must act; text says what (lent, static). */
     REPLICA_DO_FATAL,       /* A7: a cut below the commit index. The process stops and says so. */
     REPLICA_DO_HANDED,      /* The outcome of EV_HANDOFF. */
+    REPLICA_DO_FORCED,      /* The outcome of EV_FORCE. */
+    REPLICA_DO_NOTE_LOSS, /* Entries `first`..`last` of the log are to be given up, and may have been acknowledged: make
+                           * durable which ones they are, then EV_LOSS_NOTED. One is outstanding at most. */
 };
 
 enum replica_reply {
@@ -398,6 +420,17 @@ struct replica_action {
             uint64_t epoch;  /* newest known */
             const char *why; /* static text */
         } handed;
+        struct {
+            int status;     /* 0: we lead `epoch`. OTR_UNKNOWN: the transaction's outcome is not known. Else nothing was
+                             * done: OTR_EXISTS, OTR_BUSY, OTR_CONFLICT, OTR_UNAVAIL, OTR_TIMEOUT */
+            otr_node other; /* whom `why` is about; OTR_NODE_NONE: nobody */
+            uint64_t epoch;
+            const char *why; /* static text */
+        } forced;
+        struct {
+            uint64_t first, last;
+            uint64_t epoch; /* the one that began without them */
+        } note_loss;
     };
 };
 
@@ -472,10 +505,13 @@ bool replica_read_confirmed(const struct replica *r, const struct descriptor *sh
 
 struct replica_status {
     enum replica_role role;
-    bool in_sync;  /* named in the published set, under our log id */
-    bool writable; /* primary, at least min_in_sync members are counted, and no handoff holds writes back */
-    bool handing;  /* a handoff is under way, asked for or not */
-    bool leaving;  /* after EV_LEAVE (or HANDOFF with stopping): gone is the replica once neither in_sync nor leading */
+    bool in_sync;         /* named in the published set, under our log id */
+    bool eligible;        /* ... and its log is whole: may be elected without loss */
+    uint64_t known_index; /* so much is known to be committed somewhere */
+    uint64_t kept_index;  /* so much of it is in our log: EV_FORCE would give up the rest */
+    bool writable;        /* primary, at least min_in_sync members are counted, and no handoff holds writes back */
+    bool handing;         /* a handoff is under way, asked for or not */
+    bool leaving; /* after EV_LEAVE (or HANDOFF with stopping): gone is the replica once neither in_sync nor leading */
     uint64_t epoch, promised, log_id;
     otr_node primary; /* whom we follow; OTR_NODE_NONE while unknown */
     struct otr_position last;

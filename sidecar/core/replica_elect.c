@@ -45,7 +45,7 @@ void elect_on_ask(struct replica *r, otr_node from, const struct replica_msg *ms
 
     note_doubt(r, from, meant);
     answer.answer.nonce = msg->ask.nonce;
-    answer.answer.log_id = r->untrusted || r->seeding ? 0 : r->meta.log_id;
+    answer.answer.log_id = r->untrusted || r->seeding || r->loss.phase != LOSS_NONE ? 0 : r->meta.log_id;
     answer.answer.last = replica_position(r, r->durable_index);
     if (replica_leads(r)) {
         answer.answer.hears_primary = meant; /* it is us */
@@ -193,7 +193,7 @@ bool elect_eligible(const struct replica *r)
 {
     int at = descriptor_in_sync(&r->descriptor, r->config.self);
 
-    if (r->untrusted || r->seeding || r->meta.log_id == 0) {
+    if (r->untrusted || r->seeding || r->meta.log_id == 0 || r->loss.phase != LOSS_NONE) {
         return false;
     }
     if (r->descriptor.epoch == 0) {

@@ -100,11 +100,32 @@ static void take(struct replica *r, const struct replica_entry *entry)
     r->newest_time_ms = max_u64(r->newest_time_ms, entry->time_ms);
 }
 
-/* Entries that we lack go into the log; a real conflict (same index, other epoch) cuts it first (A1). False: the log
- * would be cut below the commit index, or the primary contradicts itself. */
-static bool append_entries(struct replica *r, const struct replica_msg *msg, bool *appended,
-                           struct replica_actions *out)
+enum appending { APPEND_DONE, APPEND_LATER, APPEND_RESEED, APPEND_IMPOSSIBLE };
+
+/* From index on the primary has other entries. A7: what may have been acknowledged is noted before it is given up, and
+ * what is committed here is not merely cut, for store and engine have it. */
+static enum appending conflict(struct replica *r, uint64_t index, uint64_t lossy_epoch, struct replica_actions *out)
 {
+    if (index <= r->verified || (index <= r->committed_index && !loss_possible(r, lossy_epoch))) {
+        return APPEND_IMPOSSIBLE;
+    }
+    if (loss_possible(r, lossy_epoch) && !loss_noted(r, index, lossy_epoch, out)) {
+        return APPEND_LATER;
+    }
+    if (index <= r->committed_index) {
+        return APPEND_RESEED;
+    }
+    cut(r, index, out);
+    r->loss.phase = LOSS_NONE;
+    return APPEND_DONE;
+}
+
+/* Entries that we lack go into the log; a real conflict (same index, other epoch) cuts it first (A1). Impossible: the
+ * log would be cut below the commit index, or the primary contradicts itself. */
+static enum appending append_entries(struct replica *r, const struct replica_msg *msg, bool *appended,
+                                     struct replica_actions *out)
+{
+    enum appending result;
     uint64_t first = 0;
 
     for (uint64_t index = msg->append.prev.index + 1; index <= msg->append.last_index; index++) {
@@ -115,10 +136,10 @@ static bool append_entries(struct replica *r, const struct replica_msg *msg, boo
             continue; /* a duplicate never shortens the log */
         }
         if (index <= r->last.index) {
-            if (index <= r->committed_index || index <= r->verified) {
-                return false;
+            result = conflict(r, index, msg->append.lossy_epoch, out);
+            if (result != APPEND_DONE) {
+                return result;
             }
-            cut(r, index, out);
         }
         take(r, entry);
         if (first == 0) {
@@ -132,7 +153,7 @@ static bool append_entries(struct replica *r, const struct replica_msg *msg, boo
         a->append_raw.first = first;
         a->append_raw.last = msg->append.last_index;
     }
-    return true;
+    return APPEND_DONE;
 }
 
 void follow_on_append(struct replica *r, otr_node from, const struct replica_msg *msg, struct replica_actions *out)
@@ -158,20 +179,29 @@ void follow_on_append(struct replica *r, otr_node from, const struct replica_msg
     if (!has_predecessor(r, msg->append.prev)) { /* A1; the hint drops at least one epoch per round */
         uint64_t floor = epochs_floor(&r->epochs, msg->append.prev, r->last.index);
 
-        if (msg->append.prev.index <= r->committed_index) {
+        if (msg->append.prev.index <= r->committed_index && !loss_possible(r, msg->append.lossy_epoch)) {
             replica_fatal(r, out, "the primary's log differs from ours below our commit index (PROTOCOL A7)");
             return;
         }
         refuse(r, from, msg->epoch, REPLICA_REFUSE_GAP, replica_position(r, max_u64(floor, r->base.index)), out);
         return;
     }
-    if (!append_entries(r, msg, &appended, out)) {
+    switch (append_entries(r, msg, &appended, out)) {
+    case APPEND_DONE:
+        break;
+    case APPEND_LATER:
+        return; /* it comes again */
+    case APPEND_RESEED:
+        refuse(r, from, msg->epoch, REPLICA_REFUSE_SEED, (struct otr_position){0}, out);
+        return;
+    case APPEND_IMPOSSIBLE:
         replica_fatal(r, out, "an append would cut the log below our commit index (PROTOCOL A7)");
         return;
     }
     r->verified = max_u64(r->verified, msg->append.last_index); /* A2 */
     r->ack_due = r->ack_due || !appended;
     r->commit_told = max_u64(r->commit_told, msg->append.commit);
+    r->commit_heard = max_u64(r->commit_heard, msg->append.commit);
     if (r->fresh_pending_ms == 0) {
         r->fresh_pending_ms = r->now_ms;
         r->fresh_pending_commit = msg->append.commit;
@@ -239,15 +269,29 @@ static bool may_be_discarded(const struct replica *r)
     return at < 0 || r->descriptor.in_sync[at].log_id != r->meta.log_id;
 }
 
+/* A primary that was seeded itself has no entry that conflicts with ours: then the descriptor tells what was given up,
+ * of which nothing may be known to be kept. */
+static bool losses_noted(struct replica *r, struct replica_actions *out)
+{
+    const struct otr_position *lossy = &r->descriptor.lossy;
+
+    if (r->untrusted || r->last.index == 0 || !r->descriptor_known || !loss_possible(r, lossy->epoch) ||
+        r->last.index <= lossy->index) {
+        return true;
+    }
+    return loss_noted(r, max_u64(lossy->index, r->base.index) + 1, lossy->epoch, out);
+}
+
 void follow_on_seed_begin(struct replica *r, const struct replica_event *ev, struct replica_actions *out)
 {
     struct replica_action *a;
 
     if (r->role == REPLICA_IDLE ||
         !follows(r, ev->seed_begin.from, ev->seed_begin.incarnation, ev->seed_begin.epoch, out) || r->seeding ||
-        !may_be_discarded(r)) {
+        !may_be_discarded(r) || !losses_noted(r, out)) {
         return;
     }
+    r->loss.phase = LOSS_NONE;
     r->meta.log_id = ev->seed_begin.new_log_id;
     r->untrusted = true;
     r->seeding = true;

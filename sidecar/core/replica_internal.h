@@ -7,6 +7,8 @@
  *   replica_set.c     changes of the in-sync set, and the lease
  *   replica_elect.c   suspicion, questions to the other members, candidacy, takeover
  *   replica_handoff.c handing over, leaving
+ *   replica_force.c   an election that gives up acknowledged entries, on an operator's word
+ *   replica_loss.c    entries of ours that such an election gave up
  *   replica_change.c  transactions whose outcome may stay unknown for long
  *
  * A step reserves everything it can need, then cannot fail. After the event itself was handled, `progress` of each file
@@ -139,6 +141,24 @@ struct replica_offer {
     uint64_t read; /* the first DO_READ that begins after it arrived */
 };
 
+/* An operator's wish, under way (V7). */
+struct replica_force {
+    bool active;
+    bool standing; /* the transaction was sent */
+    uint64_t since_ms, deadline_ms;
+    uint64_t asked_ms;
+    uint64_t nonce; /* of its questions; grows, never one of a suspicion's */
+    uint64_t read;  /* the first DO_READ that begins after it came */
+    uint64_t accepted;
+};
+
+/* Entries that another epoch began without, and that stand in our log. */
+struct replica_loss {
+    enum { LOSS_NONE = 0, LOSS_NOTING, LOSS_NOTED } phase;
+    uint64_t first;    /* from here on */
+    uint64_t retry_ms; /* not again before */
+};
+
 struct replica {
     struct replica_config config;
     uint64_t fresh_log_id;
@@ -232,6 +252,11 @@ struct replica {
     bool leaving;
     uint64_t leaving_ms;            /* since */
     uint64_t leave_epoch, leave_ms; /* whose leader was told, and when */
+
+    /* losing */
+    uint64_t commit_heard; /* the largest commit index that any primary told */
+    struct replica_force force;
+    struct replica_loss loss;
 };
 
 /* --- replica.c ---------------------------------------------------------------------------------------------------- */
@@ -354,6 +379,31 @@ static inline bool handoff_received(const struct replica *r)
 {
     return r->returned_epoch != 0 && r->returned_epoch == r->leader.epoch && r->leader.epoch == r->meta.promised;
 }
+
+/* --- replica_force.c ---------------------------------------------------------------------------------------------- */
+
+void force_on_event(struct replica *r, const struct replica_event *ev, struct replica_actions *out);
+/* True: it was the answer to a question of ours. */
+bool force_on_answer(struct replica *r, otr_node from, const struct replica_msg *msg, struct replica_actions *out);
+/* The log failed: whoever waits is told. */
+void force_on_failure(struct replica *r, struct replica_actions *out);
+void force_progress(struct replica *r, struct replica_actions *out);
+uint64_t force_known(const struct replica *r);
+uint64_t force_kept(const struct replica *r);
+
+/* --- replica_loss.c ----------------------------------------------------------------------------------------------- */
+
+/* The leader of an epoch that began without acknowledged entries has other entries from `first` on than we: true once
+ * ours are noted, and may be given up. */
+bool loss_noted(struct replica *r, uint64_t first, uint64_t lossy_epoch, struct replica_actions *out);
+/* The entries from index on belong to epochs before such a one. */
+static inline bool loss_possible(const struct replica *r, uint64_t lossy_epoch)
+{
+    return lossy_epoch > r->last.epoch;
+}
+/* Our epoch, proposed as d, may begin without acknowledged entries. */
+void loss_mark(const struct replica *r, struct descriptor *d);
+void loss_on_noted(struct replica *r, const struct replica_event *ev);
 
 /* --- replica_change.c --------------------------------------------------------------------------------------------- */
 

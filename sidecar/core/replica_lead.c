@@ -262,6 +262,7 @@ static void send_append(struct replica *r, struct replica_peer *p, uint64_t last
     a->send.msg.append.prev = replica_position(r, p->next - 1);
     a->send.msg.append.last_index = last_index;
     a->send.msg.append.commit = r->committed_index;
+    a->send.msg.append.lossy_epoch = r->descriptor.lossy.epoch;
 }
 
 /* A pull: one append at a time per peer, the next one when the connection has taken the last. */

@@ -445,6 +445,7 @@ static void end_waits(struct node *n)
         write_abandon(s, 0);
         held_end(s);
         handoff_end(s);
+        force_end(s);
         seed_send_stop(s);
     }
 }

@@ -153,6 +153,23 @@ typedef void (*node_handoff_cb)(void *data, const struct node_handoff_result *re
 int node_handoff(struct node *n, otr_shard shard, otr_node to, uint32_t timeout_ms, node_handoff_cb cb, void *data,
                  struct otr_errmsg *msg);
 
+struct node_force_result {
+    int status; /* 0: we lead the shard, in `epoch`. OTR_UNKNOWN; else nothing was done, and words say why */
+    uint64_t epoch;
+    char message[NODE_HANDOFF_MESSAGE_MAX];
+};
+typedef void (*node_force_cb)(void *data, const struct node_force_result *result);
+/* Our replica, not in sync, shall lead although `accepted` entries may be lost (PROTOCOL V7). Whoever asks vouches that
+ * members of the in-sync set which cannot be reached are stopped. Errors with words, cb then never comes: OTR_NOTFOUND,
+ * OTR_BUSY, OTR_CONFLICT (a member lives, or more may be lost), OTR_NOMEM. */
+int node_force(struct node *n, otr_shard shard, uint64_t accepted, uint32_t timeout_ms, node_force_cb cb, void *data,
+               struct otr_errmsg *msg);
+
+/* What this node noted of entries that it gave up: JSON objects (loss.c), separated by commas; "" when there are none.
+ * status: 0, OTR_IO, OTR_NOMEM, OTR_TOOBIG. */
+typedef void (*node_losses_cb)(void *data, int status, const char *records);
+int node_losses(struct node *n, node_losses_cb cb, void *data);
+
 enum node_consistency { NODE_EVENTUAL = 0, NODE_BOUNDED, NODE_LINEARIZABLE };
 
 struct node_get {

@@ -4,6 +4,8 @@
  *   shard.c        one replica's shell: events in, actions performed
  *   write.c        client writes: from node_write to the answer; held.c keeps those that come while nobody leads
  *   handoff.c      shards handed over, the node leaving
+ *   force.c        an election that gives up entries, on an operator's word
+ *   loss.c         files that say which entries were given up
  *   apply.c        committed entries into the store, in order
  *   feeder.c       the store's changes into the engine (feeder_engine.c: its calls, and what it refuses)
  *   feeder_replay.c  everything again, after the engine lost or refused something
@@ -138,6 +140,7 @@ struct shard {
     struct held held; /* writes that wait for the end of a takeover or a handoff */
 
     struct handoff *handoff; /* an operator's, under way */
+    struct force *force;     /* likewise */
     bool leave_feeding;      /* the event being stepped is the leaving node's own */
 
     struct append_job appends[OTR_REPLICAS_MAX];
@@ -432,6 +435,15 @@ void seed_receive_accepted(struct shard *s, const struct replica_meta *meta);
 void seed_receive_durable(struct shard *s, uint64_t metas_durable);
 void seed_receive_tick(struct shard *s);
 void seed_receive_stop(struct shard *s); /* the hub is closed */
+
+/* force.c */
+void force_forced(struct shard *s, const struct replica_action *a);
+/* The node closes: whoever waits is told so. */
+void force_end(struct shard *s);
+
+/* loss.c */
+/* DO_NOTE_LOSS; REPLICA_EV_LOSS_NOTED says how it ended. */
+void loss_note(struct shard *s, const struct replica_action *a);
 
 /* read.c */
 /* Waits until `ready` says 0 (or an error) and calls done from the loop, not from inside. OTR_TIMEOUT after timeout_ms.

@@ -269,6 +269,12 @@ static void perform(struct shard *s, const struct replica_action *a)
     case REPLICA_DO_HANDED:
         handoff_handed(s, a);
         break;
+    case REPLICA_DO_FORCED:
+        force_forced(s, a);
+        break;
+    case REPLICA_DO_NOTE_LOSS:
+        loss_note(s, a);
+        break;
     }
 }
 

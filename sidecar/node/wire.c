@@ -13,6 +13,7 @@ static void pack_append(const struct replica_msg *msg, Outrigger__V1__ReplicaMes
     out->position = position;
     out->last_index = msg->append.last_index;
     out->commit = msg->append.commit;
+    out->lossy_epoch = msg->append.lossy_epoch;
 }
 
 static void pack_handoff(const struct replica_msg *msg, Outrigger__V1__ReplicaMessage *out,
@@ -175,6 +176,7 @@ int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct 
         m->append.prev = position;
         m->append.last_index = in->last_index;
         m->append.commit = in->commit;
+        m->append.lossy_epoch = in->lossy_epoch;
         return unpack_entries(n, in, out, msg);
     case OUTRIGGER__V1__REPLICA_MESSAGE__TYPE__ACK:
         m->ack.log_id = in->log_id;

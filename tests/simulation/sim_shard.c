@@ -576,6 +576,10 @@ static void perform(struct sim_shard *sh, const struct replica_action *a)
     case REPLICA_DO_HANDED:
         handoff_done(sh, a);
         break;
+    case REPLICA_DO_FORCED:
+    case REPLICA_DO_NOTE_LOSS:
+        sim_fail(sh->sim, "A7, V7: node %d shard %u gives up entries, and nobody asked for that", sh->node->id, sh->id);
+        break;
     }
 }
 

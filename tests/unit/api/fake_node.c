@@ -703,6 +703,68 @@ int node_handoff(struct node *n, otr_shard shard, otr_node to, uint32_t timeout_
     return 0;
 }
 
+/* --- forced elections, losses ------------------------------------------------------------------------------------- */
+
+struct force_job {
+    struct job job;
+    node_force_cb cb;
+    void *data;
+    struct node_force_result result;
+};
+
+static void run_force(struct job *j)
+{
+    struct force_job *f = (struct force_job *)j;
+
+    f->cb(f->data, &f->result);
+    free(f);
+}
+
+/* Up to 5 entries are in danger. */
+int node_force(struct node *n, otr_shard shard, uint64_t accepted, uint32_t timeout_ms, node_force_cb cb, void *data,
+               struct otr_errmsg *msg)
+{
+    struct plan plan;
+    struct force_job *f;
+
+    (void)timeout_ms;
+    if (accepted < 5) {
+        otr_errmsg_set(msg, "5 entries may be lost");
+        return OTR_CONFLICT;
+    }
+    plan = take_plan(n->w, n->number, shard);
+    f = calloc(1, sizeof *f);
+    *f = (struct force_job){.job.run = run_force, .cb = cb, .data = data};
+    f->result.status = plan.fate == FAKE_LOSE ? plan.status : 0;
+    f->result.epoch = 9;
+    snprintf(f->result.message, sizeof f->result.message, "fake node-%u", n->number);
+    later(n->w, &f->job);
+    return 0;
+}
+
+struct losses_job {
+    struct job job;
+    node_losses_cb cb;
+    void *data;
+};
+
+static void run_losses(struct job *j)
+{
+    struct losses_job *l = (struct losses_job *)j;
+
+    l->cb(l->data, 0, "{\"shard\":1},{\"shard\":2}");
+    free(l);
+}
+
+int node_losses(struct node *n, node_losses_cb cb, void *data)
+{
+    struct losses_job *l = calloc(1, sizeof *l);
+
+    *l = (struct losses_job){.job.run = run_losses, .cb = cb, .data = data};
+    later(n->w, &l->job);
+    return 0;
+}
+
 /* --- reads -------------------------------------------------------------------------------------------------------- */
 
 struct get_job {

@@ -150,6 +150,7 @@ static const struct call {
     {"GET", "/readyz", TOKEN_NONE, false},
     {"GET", "/cluster", TOKEN_READ, false},
     {"GET", "/cluster/stats", TOKEN_READ, false},
+    {"GET", "/cluster/losses", TOKEN_ADMIN, false},
     {"POST", "/cluster/shards/*/failover", TOKEN_ADMIN, true},
     {"GET", "/metrics", TOKEN_READ, false},
     {"GET", "/collections", TOKEN_READ, false},

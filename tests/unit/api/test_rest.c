@@ -283,7 +283,8 @@ Test(rest, the_cluster_is_described)
                    "\"shards\":4,\"primaries\":2}"));
     cr_assert(says("\"collections\":[\"c\"],\"self\":{\"incarnation\":\"000000000000abc1\",\"shards\":[{\"id\":0,"
                    "\"role\":\"primary\",\"epoch\":7,\"last\":0,\"durable\":0,\"committed\":0,\"applied\":0,"
-                   "\"in_sync\":true}"));
+                   "\"in_sync\":true,\"last_epoch\":"));
+    cr_assert(says(",\"eligible\":false,\"known\":0,\"kept\":0}"));
 }
 
 Test(rest, applied_pending_is_told)
@@ -723,6 +724,40 @@ Test(rest, failover_of_a_shard)
     fake_plan(f.w, 1, 1, FAKE_REFUSE, OTR_UNAVAIL);
     cr_assert(eq(int, ask("POST", "/cluster/shards/1/failover", ""), 503));
     cr_assert(says("\"applied\":false"));
+}
+
+/* The node that is asked leads itself, or nothing is done. The fake one has 5 entries to lose. */
+Test(rest, failover_that_accepts_a_loss)
+{
+    static const struct {
+        const char *body, *words;
+        int status;
+    } cases[] = {
+        {"{\"accept_data_loss\":-1}", "accept_data_loss: a number of entries", 400},
+        {"{\"accept_data_loss\":\"all\"}", "expected a number", 400},
+        {"{\"accept_data_loss\":true}", "expected a number", 400},
+        {"{\"accept_data_loss\":4}", "5 entries may be lost", 409},
+        {"{\"accept_data_loss\":5,\"to_replica\":\"node-2\"}", "node-2 itself is to be asked", 409},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        cr_assert(eq(int, ask("POST", "/cluster/shards/1/failover", cases[i].body), cases[i].status), "%s: %s",
+                  cases[i].body, f.answer.body);
+        cr_assert(says(cases[i].words), "%s", f.answer.body);
+        cr_assert(says("\"applied\":false"));
+    }
+    cr_assert(
+        eq(int, ask("POST", "/cluster/shards/1/failover", "{\"accept_data_loss\":5,\"to_replica\":\"node-1\"}"), 200));
+    cr_assert(eq(str, f.answer.body, "{\"to\":\"node-1\",\"epoch\":9}\n"));
+    fake_plan(f.w, 1, 1, FAKE_LOSE, OTR_UNKNOWN);
+    cr_assert(eq(int, ask("POST", "/cluster/shards/1/failover", "{\"accept_data_loss\":5}"), 503));
+    cr_assert(says("\"applied\":\"unknown\""));
+}
+
+Test(rest, what_was_lost_is_told)
+{
+    cr_assert(eq(int, ask("GET", "/cluster/losses", ""), 200));
+    cr_assert(eq(str, f.answer.body, "{\"node\":\"node-1\",\"losses\":[{\"shard\":1},{\"shard\":2}]}\n"));
 }
 
 Test(rest, a_full_disk_is_507_and_a_lost_quorum_503)

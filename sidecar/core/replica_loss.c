@@ -1,0 +1,45 @@
+/* Entries of ours that another epoch began without, after an election that an operator forced (V7), or in async mode
+ * (A7): clients may have been told that they are safe. Which ones they were is noted, durably, before they are given
+ * up; until then the replica stays as it is, acknowledges nothing, and stands for nothing, for its log will not be
+ * kept. */
+#include "sidecar/core/replica_internal.h"
+
+enum { LOSS_RETRY_MS = 1000 };
+
+bool loss_noted(struct replica *r, uint64_t first, uint64_t lossy_epoch, struct replica_actions *out)
+{
+    struct replica_action *a;
+
+    if (r->loss.phase == LOSS_NOTED && r->loss.first <= first) {
+        return true;
+    }
+    if (r->loss.phase == LOSS_NOTING || r->now_ms < r->loss.retry_ms) {
+        return false;
+    }
+    r->loss = (struct replica_loss){.phase = LOSS_NOTING, .first = first};
+    a = replica_emit(out, REPLICA_DO_NOTE_LOSS);
+    a->note_loss.first = first;
+    a->note_loss.last = r->last.index;
+    a->note_loss.epoch = lossy_epoch;
+    return false;
+}
+
+void loss_mark(const struct replica *r, struct descriptor *d)
+{
+    uint64_t index = r->last.index;
+
+    /* Whoever was not in sync before this epoch may come back with entries that an earlier such epoch lacks. */
+    if (d->lossy.epoch != 0 && r->descriptor.in_sync_count < r->descriptor.replicas_count && d->lossy.index < index) {
+        index = d->lossy.index;
+    }
+    d->lossy = (struct otr_position){.epoch = d->epoch, .index = index};
+}
+
+void loss_on_noted(struct replica *r, const struct replica_event *ev)
+{
+    if (r->loss.phase != LOSS_NOTING || r->loss.first != ev->loss_noted.first) {
+        return;
+    }
+    r->loss.phase = ev->loss_noted.ok ? LOSS_NOTED : LOSS_NONE;
+    r->loss.retry_ms = ev->loss_noted.ok ? 0 : r->now_ms + LOSS_RETRY_MS;
+}
