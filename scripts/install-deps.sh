@@ -8,7 +8,7 @@ build="gcc make pkg-config libuv1-dev libcurl4-openssl-dev libcjson-dev libzstd-
        protobuf-c-compiler libhttp-parser-dev libxxhash-dev libyaml-dev libssl-dev ca-certificates"
 demo="python3 python3-sklearn python3-numpy"
 test="curl jq openssl libcriterion-dev clang clang-format clang-tidy cppcheck gcovr valgrind python3 libclang-rt-14-dev
-      curl jq"
+      curl jq iproute2 iptables e2fsprogs"
 
 want=""
 for set in "$@"; do

@@ -25,6 +25,9 @@ PEER_TLS_FILTER = ("--filter '@(lane|seed|link|call)/!(deadline_of_the_caller|en
 FAILING_CALLS = "/usr/bin/python3 -m unittest discover -s tests/failing-calls -p 'test_*.py'"
 
 SHOWN = {"coverage"}  # whose output is told, too, when they pass
+NETNS = "/usr/bin/python3 tests/lib/netns.py"
+CLUSTER_FAULTS = ("/usr/bin/python3 -m unittest discover -s tests/lib -p 'test_*.py' && "
+                  "/usr/bin/python3 -m unittest discover -v -s tests/cluster-faults -p 'test_*.py'")
 
 # (name, set, budget in seconds, command)
 SUITES = (
@@ -56,6 +59,9 @@ SUITES = (
             "make -s conformance BUILD=$BUILD SANITIZE=1 CASES='@(etcd|etcd_access|etcd_cluster|fake)/*'",
         ),
         ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
+        # Partitions, kills, lost disks and power; each node in a network namespace of its own, for which it needs root.
+        ("cluster-faults", "test", 420, f"{NETNS} && {CLUSTER_FAULTS}"),
+        ("cluster-faults-long", "long", 3600, f"{NETNS} && LONG=1 {CLUSTER_FAULTS}"),
         # A node with one call that fails, again and again; others, each time, out of all there are. The seed is printed.
         ("failing-calls", "test", 180, f"SANITIZE=0 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),
         ("failing-calls-sanitized", "test", 180, f"SANITIZE=1 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),

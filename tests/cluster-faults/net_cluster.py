@@ -1,0 +1,238 @@
+"""A real cluster whose nodes, etcd members and clients each have a network namespace of their own (tests/lib/netns.py).
+
+A node is its sidecar and its engine; the engine listens on the namespace's loopback, as beside a real node. The test itself is
+at the clients' place from setUpClass to tearDownClass, and so are the threads that it starts. All else is as in harness.py.
+"""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+import urllib.request
+
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [os.path.join(TESTS, "cluster"), os.path.join(TESTS, "lib")]
+from harness import (ETCD, PROGRAM, ROOT, RUVECTOR, START_S, Cluster, ClusterTest, Process, _die_with_parent,  # noqa: E402
+                     clock_s, wait_until)
+from netns import Net, NotPossible  # noqa: E402
+from outrigger_client import Dev, DevNode  # noqa: E402
+from workload import Workload  # noqa: E402
+
+LONG = os.environ.get("LONG") == "1"  # The longer settings of `make test-long`.
+CLIENT_PORT, PEER_PORT, ENGINE_PORT, ETCD_PORT, ETCD_PEER_PORT = 7700, 7701, 6333, 2379, 2380
+GRANT_MS = 120  # PROTOCOL.md, default of grant_ms
+GO_ON_S = 40  # Far above what any failover takes.
+
+
+def etcd_name(number):
+    return "coordinator" if number == 0 else f"coordinator-{number + 1}"
+
+
+class NetCluster(Cluster):
+    """relayed: nodes whose cable can delay. wrap(command, node, what): changes a command before it is run."""
+
+    def __init__(self, shards=4, nodes=3, etcds=1, min_in_sync=None, relayed=(), data_of=None):
+        self.directory = tempfile.mkdtemp(prefix="outrigger-test-")
+        self.data = os.path.join(self.directory, "data")
+        os.mkdir(self.data)
+        self.shards, self.nodes, self.etcds, self.min_in_sync = shards, nodes, etcds, min_in_sync
+        self.data_of = data_of or (lambda node: os.path.join(self.data, node))
+        self.dev, self.processes, self.known, self._clients = None, {}, [], []
+        self.net = Net()
+        self.places = {f"node-{i + 1}": self.net.place(f"node-{i + 1}", f"node-{i + 1}" in relayed) for i in range(nodes)}
+        self.places.update({etcd_name(i): self.net.place(etcd_name(i)) for i in range(etcds)})
+        self.clients_place = self.net.place("clients")
+        self._back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    # --- start and stop -----------------------------------------------------------------------------------------------
+
+    def start(self):
+        self.clients_place.enter()
+        for i in range(self.etcds):
+            self.launch(etcd_name(i), "etcd", self.etcd_command(i), f"http://{self.places[etcd_name(i)].address}:{ETCD_PORT}")
+        nodes = [f"node-{i + 1}" for i in range(self.nodes)]
+        for node in nodes:
+            os.makedirs(self.data_of(node), exist_ok=True)
+            self.launch(node, "engine", self.engine_command(node))
+        wait_until(self.etcd_healthy, START_S, "etcd")
+        for node in nodes:
+            self.launch(node, "sidecar", self.sidecar_command(node), f"http://{self.places[node].address}:{CLIENT_PORT}")
+        self.dev = Dev([DevNode(n, 0, 0, self.processes[n, "sidecar"].url, [], []) for n in nodes], [])
+        init = ["cluster", "init", "--endpoints", self.endpoints(), "--nodes", str(self.nodes), "--replication-factor",
+                str(self.nodes), "--shards", str(self.shards), "--timeout", "60s"]
+        init += ["--min-in-sync", str(self.min_in_sync)] if self.min_in_sync else []
+        done = subprocess.run(PROGRAM + init, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, timeout=90)
+        assert done.returncode == 0, done
+        self.wait_ready()
+        return self
+
+    def endpoints(self):
+        return ",".join(f"http://{self.places[etcd_name(i)].address}:{ETCD_PORT}" for i in range(self.etcds))
+
+    def etcd_command(self, number):
+        place = self.places[etcd_name(number)]
+        client, peer = f"http://{place.address}:{ETCD_PORT}", f"http://{place.address}:{ETCD_PEER_PORT}"
+        others = ",".join(f"{etcd_name(i)}=http://{self.places[etcd_name(i)].address}:{ETCD_PEER_PORT}" for i in range(self.etcds))
+        return [ETCD, f"--name={etcd_name(number)}", f"--data-dir={self.data}/{etcd_name(number)}",
+                f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}", f"--initial-cluster={others}", "--log-level=warn"]
+
+    def engine_command(self, node):
+        return ["node", RUVECTOR, "--data", f"{self.data}/{node}-engine", "--port", str(ENGINE_PORT), "--host", "127.0.0.1"]
+
+    def sidecar_command(self, node):
+        address = self.places[node].address
+        return PROGRAM + ["sidecar", "--node", node, "--listen", f"{address}:{CLIENT_PORT}", "--peer-listen",
+                          f"{address}:{PEER_PORT}", "--endpoints", self.endpoints(), "--engine-url",
+                          f"http://127.0.0.1:{ENGINE_PORT}", "--data", os.path.join(self.data_of(node), "sidecar")]
+
+    def launch(self, node, what, command, url=None):
+        """A process in the namespace of its node, that dies with us."""
+        def before():
+            _die_with_parent()
+            self.places[node].enter()
+
+        with open(os.path.join(self.directory, f"{node}-{what}.log"), "ab") as log:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
+                                     start_new_session=True, preexec_fn=before)
+        self._add(node, what, command, child.pid, url, child)
+
+    def restart(self, node, *whats):
+        for what in whats:
+            old = self.processes[node, what]
+            assert not old.runs, f"{old.name} still runs"
+            self.launch(node, what, old.command, old.url)
+
+    def stop(self):
+        """Ends everything; the sidecars in order. Returns what was wrong about it, in words."""
+        wrong = []
+        self.close_clients()
+        self.net.mend()
+        for process in self.known:
+            process.signal(signal.SIGCONT)
+        sidecars = [self.processes[key] for key in self.processes if key[1] == "sidecar"]
+        for process in sidecars:
+            if process.runs:
+                process.signal(signal.SIGQUIT)  # The whole cluster ends.
+            else:
+                wrong.append(f"{process.name} had ended by itself ({process.child.returncode})")
+        for process in sidecars:
+            try:
+                code = process.child.wait(30)
+                if code != 0:
+                    wrong.append(f"{process.name}: exit code {code}")
+            except subprocess.TimeoutExpired:
+                wrong.append(f"{process.name} does not stop")
+        for process in self.known:
+            process.signal(signal.SIGKILL)
+            process.child.wait()
+        self.net.close()
+        from netns import enter
+        enter(self._back)
+        os.close(self._back)
+        return wrong
+
+    def remove(self):
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- what a test asks it ------------------------------------------------------------------------------------------
+
+    @property
+    def etcd_names(self):
+        return [etcd_name(i) for i in range(self.etcds)]
+
+    def etcd_healthy(self):
+        return any(self._etcd_says(name) for name in self.etcd_names)
+
+    def _etcd_says(self, name):
+        try:
+            url = f"http://{self.places[name].address}:{ETCD_PORT}/health"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return answer.status == 200 and b'"true"' in answer.read()
+        except OSError:
+            return False
+
+    def at(self, *names):
+        return [self.clients_place if name == "clients" else self.places[name] for name in names]
+
+    def others(self, node):
+        return [n for n in self.node_ids if n != node]
+
+    def metric(self, node, name, **labels):
+        """The sum of a metric's samples that have these labels."""
+        text = self.client(node, alone=True).request("GET", "/metrics").json
+        found = 0.0
+        for line in text.splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and all(f'{k}="{v}"' in sample for k, v in labels.items()):
+                found += float(value)
+        return found
+
+
+class NetTest(ClusterTest):
+    """One cluster for all tests of the class; skipped where no namespace can be made. Each test prints its seed and figures."""
+    etcds, min_in_sync, relayed, data_of = 1, None, (), None
+
+    @classmethod
+    def make(cls):
+        return NetCluster(cls.shards, cls.nodes, cls.etcds, cls.min_in_sync, cls.relayed, cls.data_of)
+
+    @classmethod
+    def setUpClass(cls):
+        cls.broken = False
+        try:
+            cls.cluster = cls.make()
+        except NotPossible as problem:
+            raise unittest.SkipTest(str(problem)) from None
+        try:
+            cls.cluster.start()
+        except BaseException:
+            cls.cluster.stop()
+            cls.cluster.print_logs()
+            raise
+
+    def setUp(self):
+        self.load = None
+
+    def tearDown(self):
+        self.cluster.net.mend()
+        super().tearDown()
+
+    def begin_load(self, nodes=None, **options):
+        """Writers and readers at all the nodes (or those named), from now on until checked() or the end of the test."""
+        load = Workload(self.cluster, nodes, **options)
+        self.addCleanup(load.stop)
+        load.start()
+        self.goes_on(load, "load on all shards")
+        return load
+
+    def goes_on(self, load, what, each=5, shards=None):
+        """Reads, and writes on every shard, that began after this moment are answered."""
+        since = clock_s()
+        try:
+            wait_until(lambda: load.goes_on(since, each, shards), GO_ON_S, what)
+        except TimeoutError as error:
+            self.broken_load = load
+            self.fail(f"{error}: {load.so_far(since)}; {self.where_it_stands()}")
+
+    def where_it_stands(self):
+        try:
+            return self.cluster.status()
+        except AssertionError as error:
+            return error
+
+    def checked(self, load, fault, each_node=True):
+        """Stops the load, waits for all to be in sync, reads everything back and checks the whole history."""
+        cluster = self.cluster
+        cluster.wait_in_sync()
+        self.goes_on(load, f"reads and writes after {fault}")
+        load.stop()
+        cluster.wait_level()
+        problems = []
+        for node in cluster.node_ids if each_node else ():
+            problems += load.read_back(node)
+        problems += load.check()
+        print(f"\n  {fault}: {load.figures()}", flush=True)
+        self.assert_none(problems and [f"SEED={load.seed}", *problems])

@@ -1,0 +1,108 @@
+"""Partitions between a primary and others, while clients go on: writes and reads go on at whom clients can reach, no read is
+stale, nothing acknowledged is lost, and all is in sync again once it is mended. The primary is the node that leads most."""
+import unittest
+
+from net_cluster import NetTest, clock_s, wait_until
+
+
+class TestPartitions(NetTest):
+    relayed = ("node-3",)
+
+    def during(self, fault, make, nodes=None, then=None):
+        """Load before, while and after make(primary, replicas) has made its fault. nodes: of whom clients know."""
+        cluster = self.cluster
+        cluster.wait_in_sync()
+        primary = cluster.pick_primary()
+        load = self.begin_load(nodes)
+        make(primary, cluster.others(primary))
+        self.goes_on(load, f"reads and writes during: {fault}", each=20)
+        if then:
+            then(primary, load)
+        cluster.net.mend()
+        self.checked(load, fault)
+        return load
+
+    def test_from_one_replica(self):
+        def cut(primary, replicas):
+            self.cluster.net.cut(self.cluster.at(primary), self.cluster.at(replicas[0]))
+
+        self.during("a primary cut off from one replica", cut)
+
+    def test_from_all_replicas(self):
+        """It can reach etcd and clients, and confirms nothing: the replicas go on without it."""
+        cluster = self.cluster
+
+        def cut(primary, replicas):
+            cluster.net.cut(cluster.at(primary), cluster.at(*replicas))
+
+        def leads_nothing(primary, load):
+            other = cluster.others(primary)[0]
+            wait_until(lambda: not self.led_by(primary, other), 30, f"{primary} to lead nothing")
+
+        self.during("a primary cut off from all replicas", cut, then=leads_nothing)
+
+    def led_by(self, node, asked):
+        shards = self.cluster.client(asked, alone=True).request("GET", "/cluster").json["shards"]
+        return [shard["id"] for shard in shards if shard["primary"] == node]
+
+    def test_clients_side(self):
+        """Clients cannot reach it, all others can: it goes on leading, and others forward to it."""
+        cluster = self.cluster
+        epochs = {}
+
+        def cut(primary, replicas):
+            epochs.update({s: cluster.status().shards[s]["epoch"] for s in cluster.status().shards})
+            cluster.net.cut(cluster.at("clients"), cluster.at(primary))
+
+        def same(primary, load):
+            asked = cluster.client(cluster.others(primary)[0], alone=True).request("GET", "/cluster").json["shards"]
+            self.assertEqual({shard["id"]: shard["epoch"] for shard in asked}, epochs)
+            self.assertTrue(any(shard["primary"] == primary for shard in asked))
+
+        self.during("a primary cut off from clients", cut, then=same)
+
+    def test_it_is_not_heard(self):
+        """One way: what it sends to the replicas is lost; what they send arrives."""
+        self.during("one way, from the primary to the replicas", lambda primary, replicas: self.cluster.net.cut_one_way(
+            self.cluster.at(primary), self.cluster.at(*replicas)))
+
+    def test_it_does_not_hear(self):
+        self.during("one way, from the replicas to the primary", lambda primary, replicas: self.cluster.net.cut_one_way(
+            self.cluster.at(*replicas), self.cluster.at(primary)))
+
+    def test_reset(self):
+        self.during("a primary whose packets to the replicas are rejected", lambda primary, replicas: self.cluster.net.reset(
+            self.cluster.at(primary), self.cluster.at(*replicas)))
+
+    def test_reset_by_everybody(self):
+        """Rejected by replicas and etcd, while clients reach it: it must not answer out of what it knows (PROTOCOL V3, G2)."""
+        cluster = self.cluster
+        self.during("a primary rejected by replicas and etcd", lambda primary, replicas: cluster.net.reset(
+            cluster.at(primary), cluster.at(*replicas, *cluster.etcd_names)))
+
+    def test_loss(self):
+        """30 % of all packets between it and everybody else."""
+        cluster = self.cluster
+        self.during("30 % packet loss around a primary", lambda primary, replicas: cluster.net.lose(
+            cluster.at(primary), cluster.at(*replicas, *cluster.etcd_names, "clients"), 0.3))
+
+    def test_delay(self):
+        """Everything from and to node-3 takes 200 ms longer, each way: its answers are too late for grants."""
+        cluster = self.cluster
+        self.during("200 ms delay around a node", lambda primary, replicas: cluster.net.delay(cluster.places["node-3"], 200))
+
+    def test_again_and_again(self):
+        """Cut and mended as soon as writes go on, each time another node."""
+        cluster = self.cluster
+        cluster.wait_in_sync()
+        load = self.begin_load()
+        for turn in range(6):
+            node = cluster.node_ids[turn % 3]
+            cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node)))
+            self.goes_on(load, f"reads and writes without {node}", each=1)
+            cluster.net.mend()
+        self.checked(load, "six partitions, one after the other")
+
+
+if __name__ == "__main__":
+    unittest.main()
