@@ -93,6 +93,11 @@ static void ask(struct replica *r, struct replica_actions *out)
             replica_send(r, out, r->descriptor.in_sync[i].node, &msg);
         }
     }
+    for (uint32_t i = 0; i < r->descriptor.replicas_count; i++) {
+        if (descriptor_in_sync(&r->descriptor, r->descriptor.replicas[i]) < 0) { /* see poll_others */
+            replica_send(r, out, r->descriptor.replicas[i], &msg);
+        }
+    }
 }
 
 static void suspect(struct replica *r)
@@ -110,6 +115,7 @@ static void suspect(struct replica *r)
 /* What the other members said, counted. */
 struct poll {
     uint32_t answered; /* self included */
+    uint32_t ready;    /* replicas outside the set that have lost the primary, too, and would join us at once */
     uint32_t hear;     /* still hear the primary */
     uint32_t restless; /* heard it within suspect_timeout, or could be asked and did not say yet */
     uint32_t missed;   /* did not answer; the primary itself is not missed */
@@ -133,6 +139,25 @@ static bool better(const struct replica *r, const struct replica_peer *p) /* V6 
     return order > 0 || (order == 0 && elect_preference(r, p->node) < elect_preference(r, r->config.self));
 }
 
+static bool answered_lately(const struct replica *r, const struct replica_peer *p)
+{
+    return p->answered && r->now_ms - p->answer_ms <= 2 * (uint64_t)r->config.timings.patience_ms;
+}
+
+/* A primary that is cut off from all replicas finds them silent one after the other, and takes the first of them out:
+ * the last member would never find min_in_sync members that answer, although the two could go on. */
+static void poll_others(struct replica *r, bool evidence, struct poll *poll)
+{
+    for (uint32_t i = 0; i < r->descriptor.replicas_count; i++) {
+        const struct replica_peer *p = replica_peer_find(r, r->descriptor.replicas[i]);
+
+        if (p != NULL && descriptor_in_sync(&r->descriptor, p->node) < 0 && answered_lately(r, p) &&
+            p->answer_log_id != 0 && !p->answer_hears && (evidence || p->answer_silent)) {
+            poll->ready++;
+        }
+    }
+}
+
 static struct poll poll_members(struct replica *r)
 {
     struct poll poll = {.answered = 1};
@@ -144,8 +169,7 @@ static struct poll poll_members(struct replica *r)
         if (m->node == r->config.self || p == NULL) {
             continue;
         }
-        if (p->answered && p->answer_log_id == m->log_id &&
-            r->now_ms - p->answer_ms <= 2 * (uint64_t)r->config.timings.patience_ms) {
+        if (answered_lately(r, p) && p->answer_log_id == m->log_id) {
             poll.answered++;
             poll.hear += p->answer_hears;
             poll.restless += !p->answer_silent;
@@ -227,8 +251,10 @@ static void consider(struct replica *r, bool evidence, bool lease_gone, uint64_t
     uint64_t waited_ms = r->now_ms - r->suspect_since_ms;
     uint32_t needed = r->descriptor.min_in_sync < r->descriptor.in_sync_count ? r->descriptor.min_in_sync
                                                                               : r->descriptor.in_sync_count;
-    bool enough = poll.answered >= needed && poll.hear == 0;
+    bool enough;
 
+    poll_others(r, evidence, &poll);
+    enough = poll.answered + poll.ready >= needed && poll.hear == 0;
     if (!evidence && !(lease_gone && silence_ms >= elect_grant_ms(r))) {
         enough = enough && poll.restless == 0; /* silence alone convinces only when it is everybody's */
     }

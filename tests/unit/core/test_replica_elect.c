@@ -200,6 +200,59 @@ Test(replica_elect, silence_convinces_only_when_it_is_everybodys)
     fixture_close(&f);
 }
 
+static void only_members_2_and_self(struct fixture *f)
+{
+    f->d.in_sync[0] = (struct member){.node = 2, .log_id = 201};
+    f->d.in_sync[1] = (struct member){.node = NODE_SELF, .log_id = LOG_SELF};
+    f->d.in_sync_count = 2;
+    f->d.version++;
+    step_descriptor(f);
+}
+
+/* A primary that was cut off from all replicas has just taken one of them out: the last member asks that one, too, for
+ * the two can go on. */
+Test(replica_elect, a_replica_outside_the_set_helps_to_be_enough)
+{
+    struct fixture f = fixture_follower(3);
+
+    only_members_2_and_self(&f);
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    cr_assert(ne(u64, asked(&f, 3), 0));
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    step_answer(&f, 3, asked(&f, 3), (struct otr_position){1, 9}, false, false);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 1), "its log is of no account");
+    cr_assert(eq(int, descriptor_in_sync(&action(&f, REPLICA_DO_TXN, 0)->txn.descriptor, 3), -1),
+              "it does not join so");
+    fixture_close(&f);
+}
+
+/* It does not when it hears the primary, or heard it lately and there is no other evidence. */
+Test(replica_elect, a_replica_outside_the_set_that_hears_the_primary_does_not_help)
+{
+    struct fixture f = fixture_follower(3);
+
+    only_members_2_and_self(&f);
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    step_answer(&f, 3, asked(&f, 3), at3, true, false);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    fixture_close(&f);
+
+    f = fixture_follower(3);
+    only_members_2_and_self(&f);
+    for (int i = 0; i < 101; i++) {
+        step_tick(&f, 10);
+    }
+    cr_assert(ne(u64, asked(&f, 3), 0));
+    step_answer(&f, 3, asked(&f, 3), at3, false, false);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    for (int i = 0; i < 10 && asked(&f, 3) == 0; i++) {
+        step_tick(&f, 10);
+    }
+    step_answer(&f, 3, asked(&f, 3), at3, false, true);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 1));
+    fixture_close(&f);
+}
+
 /* V6: the longer log first; the other one waits, then stands all the same. */
 Test(replica_elect, a_better_candidate_is_given_time)
 {
