@@ -416,6 +416,33 @@ static void on_log_failed(struct replica *r, struct replica_actions *out)
     replica_alarm(r, out, "the log failed: the replica takes part in nothing until the process is started again");
 }
 
+/* E3, while running: a copy of which something cannot be read any more is not the log that the set counts on. A
+ * follower holds nothing that counts from now on: it refuses appends until it was seeded, so the primary takes it out
+ * of the set first. A primary hands over before (replica_handoff.c: it is unfit). The last copy goes on with what can
+ * be read, for there is nothing to replace it with: nobody seeds it, nothing of it is dropped. */
+static void damage_progress(struct replica *r, struct replica_actions *out)
+{
+    int at = descriptor_in_sync(&r->descriptor, r->config.self);
+
+    if (!r->damaged || r->untrusted || r->role != REPLICA_FOLLOWER || !r->descriptor_known) {
+        return;
+    }
+    if (r->descriptor.in_sync_count == 1 && at == 0) {
+        replica_alarm(r, out, "the only copy in sync is damaged: it serves what can be read; find another copy");
+        return;
+    }
+    r->untrusted = true;
+    replica_alarm(r, out, "this copy is damaged: it leaves the in-sync set until it was seeded anew");
+}
+
+static void on_log_damaged(struct replica *r, struct replica_actions *out)
+{
+    r->damaged = true;
+    if (replica_leads(r)) {
+        replica_alarm(r, out, "the primary's copy is damaged: it hands over if another replica is in sync");
+    }
+}
+
 static void on_log_synced(struct replica *r, uint64_t index)
 {
     if (index > r->last.index) {
@@ -442,6 +469,9 @@ static void dispatch(struct replica *r, const struct replica_event *ev, struct r
         if (ev->meta_synced.seq > r->meta_synced && ev->meta_synced.seq <= r->meta_seq) {
             r->meta_synced = ev->meta_synced.seq;
         }
+        break;
+    case REPLICA_EV_LOG_DAMAGED:
+        on_log_damaged(r, out);
         break;
     case REPLICA_EV_LOG_FAILED:
         on_log_failed(r, out);
@@ -584,6 +614,7 @@ int replica_step(struct replica *r, const struct replica_event *ev, struct repli
         if (r->role != REPLICA_IDLE && r->meta.log_id == 0) {
             replica_take_log_id(r, r->fresh_log_id);
         }
+        damage_progress(r, out);
         handoff_progress_member(r, out);
         force_progress(r, out);
         change_progress(r, out);
@@ -642,6 +673,9 @@ void replica_status(const struct replica *r, uint64_t now_ms, struct replica_sta
         .writable =
             r->role == REPLICA_PRIMARY && lead_members_min(r) >= r->descriptor.min_in_sync && !handoff_frozen(r),
         .handing = r->handoff.phase != HANDOFF_NONE,
+        .damaged = r->damaged,
+        .seeding = r->seeding,
+        .trusted = !r->untrusted,
         .leaving = r->leaving,
         .epoch = replica_leads(r) ? r->epoch : r->leader.epoch,
         .promised = r->meta.promised,

@@ -184,6 +184,7 @@ enum replica_event_type {
     REPLICA_EV_WRITE,       /* A client's write. */
     REPLICA_EV_LOG_SYNCED,  /* Our log is durable up to index. */
     REPLICA_EV_META_SYNCED, /* The meta of DO_META number `seq` is durable (and all before it). */
+    REPLICA_EV_LOG_DAMAGED, /* A record of the log, or a point, does not read any more (E3). See replica.c. */
     REPLICA_EV_LOG_FAILED,  /* fdatasync or write failed for good (E4): stop leading; nothing is durable any more. */
     REPLICA_EV_MSG,         /* From a peer's replica. */
     REPLICA_EV_SENT,        /* The answer to DO_SEND_APPEND. */
@@ -512,6 +513,9 @@ struct replica_status {
     bool writable;        /* primary, at least min_in_sync members are counted, and no handoff holds writes back */
     bool handing;         /* a handoff is under way, asked for or not */
     bool leaving; /* after EV_LEAVE (or HANDOFF with stopping): gone is the replica once neither in_sync nor leading */
+    bool damaged; /* something of its copy does not read any more */
+    bool seeding; /* it is being seeded */
+    bool trusted; /* its log may count: false from the moment a damaged one is given up until it was seeded */
     uint64_t epoch, promised, log_id;
     otr_node primary; /* whom we follow; OTR_NODE_NONE while unknown */
     struct otr_position last;

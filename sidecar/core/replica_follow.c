@@ -294,6 +294,7 @@ void follow_on_seed_begin(struct replica *r, const struct replica_event *ev, str
     r->loss.phase = LOSS_NONE;
     r->meta.log_id = ev->seed_begin.new_log_id;
     r->untrusted = true;
+    r->damaged = false; /* it goes with the rest */
     r->seeding = true;
     replica_log_clear(r, (struct otr_position){0});
     /* The seed begins with the meta, so that the old log id is gone before anything of the log is (E3). */

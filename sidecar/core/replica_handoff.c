@@ -302,7 +302,7 @@ static void returned(struct replica *r, struct replica_actions *out)
 /* Somebody else would lead better. */
 static bool unfit(const struct replica *r)
 {
-    return r->engine_down || r->leaving || !descriptor_has_replica(&r->descriptor, r->config.self) ||
+    return r->engine_down || r->damaged || r->leaving || !descriptor_has_replica(&r->descriptor, r->config.self) ||
            (r->coordinator_lost_ms != 0 && r->now_ms - r->coordinator_lost_ms >= HANDOFF_COORDINATOR_LOST_MS);
 }
 
@@ -359,7 +359,7 @@ static bool able(const struct replica *r, const struct replica_offer *o)
            r->leader.node == o->from && r->leader.incarnation == o->incarnation && r->descriptor_known &&
            r->descriptor.epoch == o->epoch && descriptor_has_replica(&r->descriptor, r->config.self) &&
            elect_eligible(r) && !replica_regressed(r) && r->session_open && r->reachable && !r->engine_down &&
-           !r->disk_full && !r->leaving;
+           !r->disk_full && !r->damaged && !r->leaving;
 }
 
 static void ready(struct replica *r, bool is_able, struct replica_actions *out)

@@ -28,6 +28,7 @@ enum {
     REPLICA_PAUSE_MIN_MS = 50,                        /* before a failed transaction or read is tried again... */
     REPLICA_PAUSE_MAX_MS = 1000,                      /* ...doubling up to this */
     REPLICA_SEED_RETRY_MS = 1000,                     /* after a seed broke off */
+    REPLICA_SEED_RETRY_DAMAGED_MS = 30000,            /* the same when it may have been our own damage */
     REPLICA_JOIN_LAG = 256, /* entries; a learner closer than this is counted, and joins when level (J2) */
     REPLICA_DRIFT_PERCENT = 5,
     REPLICA_HANDOFF_TIMEOUT_MS = 2000,       /* unless the configuration says otherwise */
@@ -187,6 +188,7 @@ struct replica {
     struct epochs epochs;
     struct dedup dedup;
     bool untrusted;         /* holds nothing that counts: to be seeded (E3, E4) */
+    bool damaged;           /* something of it does not read any more: given up as soon as another holds all of it */
     bool failed;            /* the log, or an invariant: takes part in nothing any more */
     bool seeding;           /* a seed is coming in */
     uint64_t seed_meta_seq; /* number of the meta that the seed began with */

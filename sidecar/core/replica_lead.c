@@ -350,7 +350,7 @@ void lead_on_seed_sent(struct replica *r, const struct replica_event *ev)
         return;
     }
     if (!ev->seed_sent.ok) {
-        p->seed_retry_ms = r->now_ms + REPLICA_SEED_RETRY_MS;
+        p->seed_retry_ms = r->now_ms + (r->damaged ? REPLICA_SEED_RETRY_DAMAGED_MS : REPLICA_SEED_RETRY_MS);
         return;
     }
     p->needs_seed = false;

@@ -13,8 +13,9 @@
 enum { SCRUB_DAMAGES_MAX = 64 }; /* told per piece; a disk that has more is found out by the first of them */
 
 struct scrub_damage {
-    journal_place place;
-    uint64_t shards; /* as in BATCH */
+    journal_place place; /* of the first bad record */
+    journal_place end;   /* where reading goes on: what stands between is lost, a SEED_BEGIN among it, too */
+    uint64_t shards;     /* as in BATCH */
 };
 
 struct journal_scrub {
@@ -121,11 +122,14 @@ static void forget_cached(struct journal_scrub *s)
     }
 }
 
-static void damage_add(struct journal_scrub *s, uint64_t shards)
+/* Reading goes on at `next`. */
+static void damage_add(struct journal_scrub *s, uint64_t next, uint64_t shards)
 {
     if (s->damages_count < SCRUB_DAMAGES_MAX) {
-        s->damages[s->damages_count++] = (struct scrub_damage){place_make(s->scan.number, s->offset), shards};
+        s->damages[s->damages_count++] = (struct scrub_damage){
+            .place = place_make(s->scan.number, s->offset), .end = place_make(s->scan.number, next), .shards = shards};
     }
+    s->offset = next;
 }
 
 /* The record at s->offset does not read, or not as it should. */
@@ -142,13 +146,11 @@ static int step_over(struct journal_scrub *s)
         found = s->scan.bytes;
     }
     if (s->offset < s->batch_end) {
-        damage_add(s, s->batch_shards);
-        s->offset = found < s->batch_end ? found : s->batch_end;
+        damage_add(s, found < s->batch_end ? found : s->batch_end, s->batch_shards);
     } else {
         /* A segment's head and what stands between batches hold nothing of any shard; a batch that is missing may hold
          * something of all. */
-        damage_add(s, rv == 0 && s->batch_number != 0 && head.number == s->batch_number + 1 ? 0 : UINT64_MAX);
-        s->offset = found;
+        damage_add(s, found, rv == 0 && s->batch_number != 0 && head.number == s->batch_number + 1 ? 0 : UINT64_MAX);
     }
     return 0;
 }
@@ -188,7 +190,8 @@ void journal_scrub_run(struct journal_scrub *s)
         rv = scrub_record(s); /* out of memory: the piece goes on later */
     }
     if (s->offset >= s->scan.bytes && s->scan.bytes < s->sealed_bytes) { /* the file has become shorter */
-        damage_add(s, s->offset < s->batch_end && s->batch_end == s->sealed_bytes ? s->batch_shards : UINT64_MAX);
+        damage_add(s, s->sealed_bytes,
+                   s->offset < s->batch_end && s->batch_end == s->sealed_bytes ? s->batch_shards : UINT64_MAX);
     }
     s->read_bytes = s->offset - from;
 }
@@ -214,7 +217,7 @@ uint64_t journal_scrub_end(struct journal_scrub *s, journal_damage_cb cb, void *
         }
         for (otr_shard shard = 0; shard < OTR_SHARDS_MAX; shard++) {
             const struct journal_shard *js = s->j->shards[shard];
-            if (js != NULL && js->meta.log_id != 0 && (d->shards >> shard % 64 & 1) != 0 && d->place >= js->since) {
+            if (js != NULL && (d->shards >> shard % 64 & 1) != 0 && d->end > js->since) {
                 cb(data, shard, d->place);
             }
         }
