@@ -93,6 +93,10 @@ static void on_watch(struct otr_watch *watch, int status, const struct otr_watch
         c->watching = false;
         return;
     }
+    /* D4: a coordinator that later shows less than this has gone back, whichever way this became known. */
+    if ((event->type == OTR_WATCH_PUT || event->type == OTR_WATCH_DELETE) && event->kv.revision > c->revision) {
+        c->revision = event->kv.revision;
+    }
     switch (event->type) {
     case OTR_WATCH_PUT:
         coordinator_take_put(c, &event->kv);

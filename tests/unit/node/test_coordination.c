@@ -107,6 +107,27 @@ Test(coordination, another_coordinator_makes_nobody_drop_collections)
     lab_close(&lab);
 }
 
+static bool revision_above(struct lab *lab, void *data)
+{
+    return coordinator_revision(lab->nodes[0]) > *(uint64_t *)data;
+}
+
+/* PROTOCOL D4. A coordinator that is restored to an older state may still be newer than anything that was ever read:
+ * what counts is the newest that was seen, and that mostly comes by the watch. */
+Test(coordination, an_event_tells_how_far_the_coordinator_has_come)
+{
+    struct lab lab;
+    uint64_t before;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    turn(&lab, 300); /* reads that are under way */
+    before = coordinator_revision(lab.nodes[0]);
+    lab_collection(&lab, "things");
+    lab_until(&lab, revision_above, &before, "the event's revision is known");
+    lab_close(&lab);
+}
+
 static void on_shown(void *data, const struct descriptor *shown)
 {
     struct outcome *o = data;
