@@ -236,6 +236,21 @@ $(BIN)/simulate: $(SIM_OBJ) $(call libs,log) $(OBJ)/simulate.list
 simulate: $(BIN)/simulate
 	$(BIN)/simulate $(if $(SEED),--seeds $(SEED) --verbose,--seeds $(SEEDS) $(if $(HOURS),--hours $(HOURS)) --jobs $(SIM_JOBS) --counts)
 
+# Deliberate bugs: does the simulator notice? MUTANT=name for one; MUTANT_SEEDS: how many seeds at most.
+MUTANT ?=
+MUTANT_SEEDS ?= 5000
+.PHONY: mutants sim-variables
+mutants: $(BIN)/simulate
+	$(Q)/usr/bin/python3 tests/simulation/mutants.py --build $(BUILD) --seeds $(MUTANT_SEEDS) --jobs $(SIM_JOBS) $(MUTANT)
+sim-variables:
+	@echo 'cc=$(CC)'
+	@echo 'obj=$(OBJ)'
+	@echo 'cflags=$(filter-out -MMD -MP,$(CFLAGS_BASE)) $(CFLAGS)'
+	@echo 'ldflags=$(LDFLAGS_BASE) $(LDFLAGS)'
+	@echo 'sources=$(SRC_core) $(SRC_log) $(wildcard tests/simulation/*.c) tests/lib/fake_disk.c'
+	@echo 'objects=$(SIM_OBJ)'
+	@echo 'libs=$(call libs,log) $(LIBS_log)'
+
 # --- benchmarks of one part; BENCH_DIR is on the disk to measure -----------------------------------------------------------
 BENCH_DIR ?= $(BUILD)/bench
 $(BIN)/bench-journal: $(OBJ)/tests/bench/bench_journal.o $(call libs,log)
@@ -405,6 +420,7 @@ help:
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many, HOURS=h for so long"
 	@echo "make bench-compress  what compressing entries gains and costs"
+	@echo "make mutants       deliberate bugs that the simulator must notice: a table; MUTANT=name for one"
 	@echo "make fuzz-NAME     fuzzes one parser for FUZZ_SECONDS (60): $(FUZZ_NAMES); make fuzz: all of them"
 	@echo "make fuzz-replay   their corpora alone, quickly"
 	@echo "make tidy          clang-tidy on all of the program; make cppcheck, make analyze (gcc -fanalyzer) likewise"

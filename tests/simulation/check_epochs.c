@@ -26,7 +26,9 @@ void check_role(struct sim_shard *sh)
         s->check.shards[sh->id].reigns[i].incarnation = n->incarnation;
         s->check.shards[sh->id].reigns_count++;
         s->counts.elections++;
-        if (s->calm && i > 0 && s->check.shards[sh->id].returned_epoch != s->check.shards[sh->id].reigns[i - 1].epoch) {
+        s->check.shards[sh->id].reigns[i].served = false;
+        if (s->calm && i > 0 && s->check.shards[sh->id].reigns[i - 1].served &&
+            s->check.shards[sh->id].returned_epoch != s->check.shards[sh->id].reigns[i - 1].epoch) {
             sim_fail(
                 s,
                 "V3: node %d takes shard %u although nobody gave it up and nothing but the coordinator was in trouble",
@@ -34,6 +36,7 @@ void check_role(struct sim_shard *sh)
         }
         return;
     }
+    s->check.shards[sh->id].reigns[i].served = s->check.shards[sh->id].reigns[i].served || sh->role == REPLICA_PRIMARY;
     if (s->check.shards[sh->id].reigns[i].incarnation != n->incarnation) {
         sim_fail(s,
                  "I1: shard %u epoch %" PRIu64 " is led by node %d (incarnation %" PRIu64

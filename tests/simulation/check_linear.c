@@ -138,6 +138,8 @@ size_t check_linear_history(const struct sim_seen *seen, size_t count)
 
     for (size_t i = 0; i < count; i++) {
         items[i] = (struct item){.seen = seen[i], .number = i};
+        items[i].seen.begin_us++; /* the first value was there before anything began */
+        items[i].seen.end_us += items[i].seen.end_us != UINT64_MAX;
     }
     qsort(items, count, sizeof *items, by_value);
     for (size_t i = 0; i < count && bad == 0; i = end) {

@@ -21,3 +21,4 @@ if cmp -s "$scratch/first" "$scratch/other"; then
     exit 1
 fi
 echo "equal seeds, equal traces"
+"$simulate" --self-test

@@ -294,6 +294,10 @@ static void with_faults(struct sim *s, uint64_t seconds)
                      s->counts.faults);
             return;
         }
+        if (s->counts.operations < SIM_OPERATIONS_MIN) { /* more of them, and better chances */
+            s->rest_us = 10 * SIM_MS;
+            s->fault_interval_us += s->fault_interval_us / 4;
+        }
         s->weights[s->calm ? FAULT_COMPACT : FAULT_KILL] +=
             s->counts.faults < SIM_FAULTS_MIN; /* the others cannot strike */
         run(s, s->now_us + 1000 * SIM_MS, NULL);

@@ -174,7 +174,7 @@ struct sim_node {
     bool engine_down;
     bool stopping; /* in good order */
     uint64_t incarnation;
-    uint64_t process_start_ms;
+    uint64_t process_start_ms, started_us;
     uint64_t paused_until_us; /* 0: runs */
     struct sim_event *waiting, **waiting_tail;
     uint64_t clock_us, clock_at_us; /* what the clock showed, and when */
@@ -334,6 +334,7 @@ struct sim_check {
             uint64_t epoch;
             int node;
             uint64_t incarnation;
+            bool served; /* its primary was more than elected */
         } * reigns;
         size_t reigns_count, reigns_capacity;
         /* I3, I6: what was ever committed anywhere, by index */
@@ -463,6 +464,8 @@ void strike_isolate(struct sim *s, int node, bool with_resets);
 bool strike_coup(struct sim *s, int node, otr_shard shard, unsigned anew);
 /* A process has just started. */
 void strike_started(struct sim *s, struct sim_node *n);
+/* A replica of a process that has just started counts again. */
+void strike_rejoined(struct sim *s, struct sim_node *n);
 void strike_sync_failed(struct sim *s, struct sim_node *n);
 void strike_disk_heal(struct sim_node *n);
 
@@ -611,5 +614,8 @@ void check_log_id(struct sim_shard *sh, uint64_t log_id);
 void check_action(struct sim_shard *sh, const struct replica_action *a); /* check_handoff.c: G5, before each action */
 void check_offer(struct sim_shard *sh, const struct replica_msg *msg);
 void check_free(struct sim *s);
+
+/* sim_selftest.c: check_linear against a search. */
+bool selftest(void);
 
 #endif

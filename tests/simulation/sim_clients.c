@@ -379,6 +379,9 @@ void clients_start(struct sim *s)
     s->wander_percent = sim_chance(s, 50) ? 5 : (uint32_t)sim_between(s, 5, 60);
     s->ghost_percent = sim_chance(s, 50) ? 0 : (uint32_t)sim_between(s, 1, 30);
     s->rest_us = sim_chance(s, 50) ? 30 * SIM_MS : sim_between(s, SIM_MS, 30 * SIM_MS);
+    if (sim_chance(s, 10)) { /* hardly ever anything to write: what else makes things durable? */
+        s->rest_us = 500 * SIM_MS;
+    }
     for (uint32_t i = 0; i < s->clients_count; i++) {
         s->clients[i].id = i;
         sim_after(s, sim_between(s, 0, 300 * SIM_MS), 0, rest_fire)->a = i;

@@ -85,6 +85,11 @@ static void watch_fire(struct sim *s, struct sim_event *e)
     struct sim_node *n = &s->nodes[e->node];
 
     n->watch_scheduled = false;
+    if (s->now_us < n->watch_held_us) {
+        n->watch_scheduled = true;
+        sim_after(s, n->watch_held_us - s->now_us, n->id, watch_fire);
+        return;
+    }
     if (!n->watching || !hears(s, n)) {
         return; /* goes on when it can be reached again: see keepalive */
     }
@@ -111,9 +116,6 @@ static void watch_kick(struct sim *s, struct sim_node *n)
     if (faults_rate(s, FAULT_SLOW_WATCH, 100)) {
         faults_hit(s, FAULT_SLOW_WATCH, n->id);
         delay_us += sim_between(s, 0, 2000 * SIM_MS);
-    }
-    if (s->now_us + delay_us < n->watch_held_us) {
-        delay_us = n->watch_held_us - s->now_us;
     }
     n->watch_scheduled = true;
     sim_after(s, delay_us, n->id, watch_fire);

@@ -211,6 +211,11 @@ void faults_ambush(struct sim_shard *sh)
 /* The primary must not learn of it, and looks dead: who is elected now, and what do they know? */
 void faults_ambush_published(struct sim *s, const struct descriptor *before, const struct descriptor *d)
 {
+    for (uint32_t i = 0; i < d->in_sync_count; i++) {
+        if (descriptor_in_sync(before, d->in_sync[i].node) < 0 && s->nodes[d->in_sync[i].node].alive) {
+            strike_rejoined(s, &s->nodes[d->in_sync[i].node]);
+        }
+    }
     if (d->epoch != before->epoch || d->epoch == 0 || d->in_sync_count == before->in_sync_count ||
         s->weights[FAULT_ISOLATE_PRIMARY] == 0 || !ambushes(s, 2)) {
         return;
@@ -235,7 +240,7 @@ static void settings_fire(struct sim *s, struct sim_event *e)
 {
     if (s->faults) {
         (void)strike_coup(s, (int)sim_between(s, 1, (uint64_t)s->nodes_count), (otr_shard)e->a,
-                          sim_chance(s, 70) ? 2 : 0);
+                          sim_chance(s, 80) ? 2 : 0);
     }
 }
 
@@ -244,7 +249,7 @@ void faults_ambush_settings(struct sim *s, otr_shard shard, bool longer_grants)
 {
     int primary = (int)s->coord.shards[shard].descriptor.primary;
 
-    if (s->weights[FAULT_COUP] == 0 || !longer_grants || primary == 0 || !ambushes(s, 6)) {
+    if (!longer_grants || primary == 0 || !s->faults || s->calm || !sim_chance(s, 40)) {
         return;
     }
     for (int i = 1; i <= s->nodes_count && sim_chance(s, 70); i++) {
@@ -252,8 +257,9 @@ void faults_ambush_settings(struct sim *s, otr_shard shard, bool longer_grants)
             s->nodes[i].watch_held_us = s->now_us + 500 * SIM_MS;
         }
     }
-    sim_after(s, sim_chance(s, 50) ? sim_below(s, 40 * SIM_MS) : sim_below(s, 150 * SIM_MS), 0, settings_fire)->a =
-        shard;
+    sim_after(s, sim_chance(s, 60) ? sim_between(s, 4 * SIM_MS, 30 * SIM_MS) : sim_below(s, 150 * SIM_MS), 0,
+              settings_fire)
+        ->a = shard;
 }
 
 /* --- beginning and end -------------------------------------------------------------------------------------------- */

@@ -238,7 +238,8 @@ static int usage(void)
                     "  --keep-going  go on after a failing seed\n"
                     "  --twice       run every seed twice: both must be equal, event by event\n"
                     "  --counts      print how often each situation was reached, and each role struck by each fault\n"
-                    "  --complete    fail when one was never\n");
+                    "  --complete    fail when one was never\n"
+                    "or:    simulate --self-test    the check of clients' histories against a search\n");
     return 2;
 }
 
@@ -283,6 +284,9 @@ int main(int argc, char **argv)
     double began_s = now_s(), until_s;
     int exit_code = 0;
 
+    if (argc == 2 && strcmp(argv[1], "--self-test") == 0) {
+        return selftest() ? 0 : 1;
+    }
     if (!parse(argc, argv, &o)) {
         return usage();
     }

@@ -96,7 +96,7 @@ bool strike_coup(struct sim *s, int node, otr_shard shard, unsigned anew)
     if (sim_chance(s, anew == 2 ? 80 : 50)) {
         s->coup_until_us = s->now_us + 400 * SIM_MS;
     }
-    if (sim_chance(s, 50)) {
+    if (sim_chance(s, anew == 2 ? 80 : 50)) {
         s->nodes[primary].coord_blocked = true;
         sim_after(s, faults_time(s), 0, coord_reach_fire)->a = (uint64_t)primary;
     }

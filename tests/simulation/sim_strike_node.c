@@ -202,12 +202,26 @@ void strike_sync_failed(struct sim *s, struct sim_node *n)
     n->sync_relapse = false;
 }
 
-/* Now and then the machine fails right after the process has started again: what it found in the page cache only is
- * lost then. */
+static void reach_fire(struct sim *s, struct sim_event *e)
+{
+    s->nodes[e->a].coord_blocked = false;
+}
+
+/* Now and then peers are there before the coordinator is: what does a process know that has only its disk? */
 void strike_started(struct sim *s, struct sim_node *n)
 {
-    if (s->faults && s->weights[FAULT_POWER] != 0 && s->now_us > 0 && sim_chance(s, 10)) {
-        sim_after(s, sim_below(s, 60 * SIM_MS), 0, machine_fails_fire)->a = (uint64_t)n->id;
+    if (s->faults && !s->calm && s->now_us > 0 && s->weights[FAULT_COORD_CUT_OFF] != 0 && sim_chance(s, 20)) {
+        n->coord_blocked = true;
+        sim_after(s, faults_time(s), 0, reach_fire)->a = (uint64_t)n->id;
+    }
+}
+
+/* Now and then the machine fails as soon as somebody relies on a process that has just started: what that found in the
+ * page cache only is lost then. */
+void strike_rejoined(struct sim *s, struct sim_node *n)
+{
+    if (s->faults && s->weights[FAULT_POWER] != 0 && s->now_us - n->started_us < 1500 * SIM_MS && sim_chance(s, 20)) {
+        sim_after(s, sim_below(s, 8 * SIM_MS), 0, machine_fails_fire)->a = (uint64_t)n->id;
     }
 }
 
