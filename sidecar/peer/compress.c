@@ -216,7 +216,8 @@ static int take_apart(struct context *c, const struct pieces *p, const uint8_t *
     size_t table = COUNT_BYTES + (size_t)p->count * PIECE_BYTES;
     size_t floats = p->vector_bytes / 4;
     size_t from = 0, at = 0;
-    uint8_t *plain, *planes[4];
+    uint8_t *plain;
+    uint8_t *planes[4];
 
     *content_bytes = table + bytes;
     if (buffer_reserve(&c->content, *content_bytes) != 0) {
@@ -367,8 +368,11 @@ static int check_pieces(const uint8_t *content, size_t content_bytes, size_t ori
 
 static int put_together(const uint8_t *content, size_t content_bytes, uint8_t *out, size_t bytes)
 {
-    const uint8_t *plain, *planes[4];
-    size_t vector_bytes, at = 0, to = 0;
+    const uint8_t *plain;
+    const uint8_t *planes[4];
+    size_t vector_bytes;
+    size_t at = 0;
+    size_t to = 0;
     uint32_t count;
     int rv = check_pieces(content, content_bytes, bytes, &count, &vector_bytes);
 

@@ -38,7 +38,8 @@ static bool skip(struct descriptors *in, uint64_t bytes)
 /* Takes the next field from the front; false at the end, and for what is no message. */
 static bool next_field(struct descriptors *in, struct field *f)
 {
-    uint64_t tag, length;
+    uint64_t tag;
+    uint64_t length;
 
     *f = (struct field){0};
     if (!read_varint(in, &tag)) {
@@ -161,7 +162,8 @@ bool descriptors_symbol(const struct descriptors *set, const char *symbol, struc
 bool descriptors_service(const struct descriptors *set, size_t number, char *out, size_t room)
 {
     struct descriptors files = *set;
-    struct field file, f;
+    struct field file;
+    struct field f;
 
     while (next_field(&files, &file)) {
         struct descriptors package = find_field(file.value, FILE_PACKAGE);

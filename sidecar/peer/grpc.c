@@ -242,5 +242,6 @@ bool grpc_reader_partial(const struct grpc_reader *reader)
 void grpc_reader_close(struct grpc_reader *reader)
 {
     free(reader->body);
+    reader->body = NULL; /* clang's analyzer does not follow the next line */
     *reader = (struct grpc_reader){.limit = reader->limit};
 }

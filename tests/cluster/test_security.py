@@ -63,7 +63,8 @@ class SecurityTest(SecureTest):
         self.assertIn("--token-file", refused.stderr)
         self.assertNotIn(w.tokens["admin"], refused.stderr)
         environment = dict(os.environ, OUTRIGGER_TOKEN=w.tokens["read"])
-        w.run("cluster", "health", "--sidecar", w.url("node-1"), *ca, env=environment)
+        w.run("cluster", "health", "--sidecar", w.url("node-1"), *ca, "--cert", w.path("certs", "app.crt"), "--key",
+              w.path("certs", "app.key"), env=environment)
         # Found by way of the coordinator, but no token for the sidecars: what can be known is shown, and what is missing.
         blind = w.run("cluster", "status", *w.coordinator(), *ca)
         self.assertIn("does not tell its positions: a token is needed", blind.stderr)
