@@ -73,7 +73,7 @@ SUITES = (
         ("canary", "test", 120, "/usr/bin/python3 -m unittest discover -v -s tests/canary -p 'test_*.py'"),
         ("pure", "test", 60, "tests/pure.sh"),
         ("hardening", "test", 30, "tests/hardening.sh"),
-        ("tidy", "test", 420, "make -s tidy BUILD=$BUILD"),
+        ("tidy", "test", 600, "make -s tidy BUILD=$BUILD"),
         ("cppcheck", "test", 60, "make -s cppcheck BUILD=$BUILD"),
         ("analyze", "test", 240, "make -s analyze BUILD=$BUILD"),
         ("format", "test", 60, "make -s format-check"),

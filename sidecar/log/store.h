@@ -69,7 +69,7 @@ struct store_ranges {
 };
 static inline void store_ranges_add(struct store_ranges *r, size_t range)
 {
-    r->bits[range / 8] = (uint8_t)(r->bits[range / 8] | 1u << range % 8);
+    r->bits[range / 8] = (uint8_t)(r->bits[range / 8] | 1U << range % 8);
 }
 static inline bool store_ranges_has(const struct store_ranges *r, size_t range)
 {

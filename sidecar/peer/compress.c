@@ -141,7 +141,7 @@ static void add_piece(struct pieces *p, size_t vector_at, size_t vector_bytes)
     size_t used = (size_t)p->count * PIECE_BYTES;
 
     if (used + PIECE_BYTES > p->buffer->room) {
-        size_t room = p->buffer->room * 2 + 64 * PIECE_BYTES;
+        size_t room = p->buffer->room * 2 + (size_t)64 * PIECE_BYTES;
         uint8_t *grown = realloc(p->buffer->data, room);
 
         if (grown == NULL) {
@@ -215,7 +215,8 @@ static int take_apart(struct context *c, const struct pieces *p, const uint8_t *
 {
     size_t table = COUNT_BYTES + (size_t)p->count * PIECE_BYTES;
     size_t floats = p->vector_bytes / 4;
-    size_t from = 0, at = 0;
+    size_t from = 0;
+    size_t at = 0;
     uint8_t *plain;
     uint8_t *planes[4];
 

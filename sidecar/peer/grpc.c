@@ -241,7 +241,9 @@ bool grpc_reader_partial(const struct grpc_reader *reader)
 
 void grpc_reader_close(struct grpc_reader *reader)
 {
+    size_t limit = reader->limit;
+
     free(reader->body);
-    reader->body = NULL; /* clang's analyzer does not follow the next line */
-    *reader = (struct grpc_reader){.limit = reader->limit};
+    memset(reader, 0, sizeof *reader);
+    reader->limit = limit;
 }
