@@ -3,6 +3,8 @@
 A node is its sidecar and its engine; the engine listens on the namespace's loopback, as beside a real node. The test itself is
 at the clients' place from setUpClass to tearDownClass, and so are the threads that it starts. All else is as in harness.py.
 """
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -156,6 +158,25 @@ class NetCluster(Cluster):
 
     def at(self, *names):
         return [self.clients_place if name == "clients" else self.places[name] for name in names]
+
+    def ask(self, node, method, path, body=None, timeout_ms=250):
+        """One request at that node alone, which may hold it so long: (status, value)."""
+        connection = http.client.HTTPConnection(self.places[node].address, CLIENT_PORT, timeout=20)
+        try:
+            connection.request(method, path, json.dumps(body) if body is not None else None,
+                               {"Outrigger-Timeout": f"{timeout_ms}ms", "Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read() or b"null")
+        finally:
+            connection.close()
+
+    def led_by(self, node, asked):
+        """The shards that the node leads, as far as another knows."""
+        return [shard["id"] for shard in self.ask(asked, "GET", "/cluster")[1]["shards"] if shard["primary"] == node]
+
+    def log_text(self, node):
+        with open(os.path.join(self.directory, f"{node}-sidecar.log"), encoding="utf-8", errors="replace") as log:
+            return log.read()
 
     def others(self, node):
         return [n for n in self.node_ids if n != node]

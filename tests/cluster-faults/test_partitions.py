@@ -2,7 +2,7 @@
 stale, nothing acknowledged is lost, and all is in sync again once it is mended. The primary is the node that leads most."""
 import unittest
 
-from net_cluster import NetTest, clock_s, wait_until
+from net_cluster import NetTest, wait_until
 
 
 class TestPartitions(NetTest):
@@ -37,13 +37,9 @@ class TestPartitions(NetTest):
 
         def leads_nothing(primary, load):
             other = cluster.others(primary)[0]
-            wait_until(lambda: not self.led_by(primary, other), 30, f"{primary} to lead nothing")
+            wait_until(lambda: not cluster.led_by(primary, other), 30, f"{primary} to lead nothing")
 
         self.during("a primary cut off from all replicas", cut, then=leads_nothing)
-
-    def led_by(self, node, asked):
-        shards = self.cluster.client(asked, alone=True).request("GET", "/cluster").json["shards"]
-        return [shard["id"] for shard in shards if shard["primary"] == node]
 
     def test_clients_side(self):
         """Clients cannot reach it, all others can: it goes on leading, and others forward to it."""

@@ -72,7 +72,7 @@ class Workload:
                 f"last: {self.failed[-3:]}")
 
     def note(self, key, operation):
-        """An operation that the test did itself."""
+        """Makes an operation part of the history."""
         self.entries.append((key, operation))
 
     def any_keys(self, count):

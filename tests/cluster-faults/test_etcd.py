@@ -1,0 +1,173 @@
+"""Faults of etcd itself, and of nodes while it is away."""
+import json
+import unittest
+import urllib.request
+
+from net_cluster import ETCD_PORT, GO_ON_S, LONG, NetTest, clock_s, wait_until
+from workload import COLLECTION, point_of
+
+OUTAGE_S = 60 if LONG else 8  # Longer than sessions, leases and grants.
+PUT, GET = f"/collections/{COLLECTION}/points", f"/collections/{COLLECTION}/points/"
+
+
+class TestThreeMembers(NetTest):
+    etcds = 3
+
+    def leader(self):
+        for name in self.cluster.etcd_names:
+            request = urllib.request.Request(f"http://{self.cluster.places[name].address}:{ETCD_PORT}/v3/maintenance/status", b"{}")
+            try:
+                with urllib.request.urlopen(request, timeout=2) as answer:
+                    value = json.load(answer)
+            except OSError:
+                continue
+            if value.get("leader") == value["header"]["member_id"]:
+                return name
+        return None
+
+    def back(self, *names):
+        for name in names:
+            self.cluster.restart(name, "etcd")
+        wait_until(lambda: all(self.cluster._etcd_says(name) for name in self.cluster.etcd_names), GO_ON_S, "etcd")
+
+    def same_epochs(self, before):
+        after = self.cluster.wait_in_sync()
+        self.assertEqual({s: (v["epoch"], v["primary"]) for s, v in after.shards.items()},
+                         {s: (v["epoch"], v["primary"]) for s, v in before.shards.items()}, "something changed for nothing")
+
+    def test_leader_killed(self):
+        cluster = self.cluster
+        before = cluster.wait_in_sync()
+        load = self.begin_load()
+        leader = wait_until(self.leader, GO_ON_S, "a leader of etcd")
+        cluster.kill(leader, "etcd")
+        wait_until(lambda: self.leader() not in (None, leader), GO_ON_S, "another leader of etcd")
+        self.goes_on(load, "reads and writes without etcd's old leader", each=20)
+        cluster.client(deadline_s=20).create_collection(f"after-{leader}", 4)  # Changes go on, too.
+        self.back(leader)
+        self.checked(load, "etcd's leader killed")
+        self.assert_none(load.failed)
+        self.same_epochs(before)
+
+    def test_quorum_lost(self):
+        cluster = self.cluster
+        before = cluster.wait_in_sync()
+        load = self.begin_load()
+        leader = wait_until(self.leader, GO_ON_S, "a leader of etcd")
+        lost = [leader, next(name for name in cluster.etcd_names if name != leader)]
+        for name in lost:
+            cluster.kill(name, "etcd")
+        gone = clock_s()
+        # Not a wait for something, but how long the outage is to last.
+        while clock_s() < gone + OUTAGE_S:
+            self.goes_on(load, f"reads and writes {clock_s() - gone:.1f} s after etcd lost its quorum", each=1)
+        self.back(*lost)
+        self.checked(load, f"etcd without a quorum for {OUTAGE_S} s")
+        self.assert_none(load.failed)
+        self.same_epochs(before)
+
+
+class TestDeathMeanwhile(NetTest):
+    """etcd is wholly down, and a node dies."""
+
+    def out_of_all_sets(self, node):
+        status = self.cluster.status()
+        return all(node not in shard["in_sync"] and shard["primary"] != node for shard in status.shards.values())
+
+    def test_of_one_not_in_sync(self):
+        """Writes go on."""
+        cluster = self.cluster
+        cluster.wait_in_sync()
+        node = cluster.pick_primary()
+        load = self.begin_load(cluster.others(node))
+        cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node)))
+        wait_until(lambda: self.out_of_all_sets(node), GO_ON_S, f"{node} to be out of all in-sync sets")
+        cluster.kill("coordinator", "etcd")
+        self.goes_on(load, "reads and writes without etcd")
+        cluster.kill(node, "sidecar", "engine")
+        self.goes_on(load, f"reads and writes without etcd and {node}", each=20)
+        cluster.net.mend()
+        cluster.restart(node, "engine", "sidecar")
+        cluster.restart("coordinator", "etcd")
+        self.checked(load, "a node that was not in sync died while etcd was away")
+        self.assert_none(load.failed)
+
+    def test_of_one_in_sync(self):
+        """Writes stop with words that say why, and so do linearizable reads; eventual reads go on. All goes on when etcd is
+        back, though the node is not."""
+        cluster = self.cluster
+        cluster.wait_in_sync()
+        load = self.begin_load(deadline_s=60)
+        node = cluster.pick_primary()
+        other = cluster.others(node)[0]
+        led, mine = cluster.led_by(node, other), cluster.led_by(other, other)
+        stored = {}
+        for key in load.any_keys(40):
+            answer = cluster.client(other).put(COLLECTION, [point_of(f"stored-{key}", 1)])
+            stored[f"stored-{key}"] = answer.positions[0][0]
+        cluster.wait_level()
+        cluster.kill("coordinator", "etcd")
+        self.goes_on(load, "reads and writes without etcd")
+        cluster.kill(node, "sidecar", "engine")
+        key_of = {shard: key for key, shard in stored.items()}
+        self.assertEqual(len(key_of), cluster.shards)
+        for shard, key in key_of.items():
+            wait_until(lambda: cluster.ask(other, "GET", GET + key)[0] == 503, GO_ON_S, f"reads of shard {shard} to stop")
+            status, value = cluster.ask(other, "PUT", PUT, {"points": [point_of(key, 2)]})
+            self.assertEqual(status, 503, f"shard {shard}: {value}")
+            self.assertIn(value["applied"], (False, "unknown"))
+            self.assertGreater(len(value["error"]["message"]), 20, value)
+            status, value = cluster.ask(other, "GET", GET + key + "?consistency=eventual")
+            self.assertEqual((status, value["metadata"]["value"]), (200, 1), value)
+        cluster.restart("coordinator", "etcd")
+        self.goes_on(load, f"reads and writes with etcd again, without {node}", each=20)
+        cluster.restart(node, "engine", "sidecar")
+        self.checked(load, f"an in-sync node died while etcd was away ({len(led)} shards led there, {len(mine)} asked)")
+
+
+class TestTwoOfThreeLost(NetTest):
+    min_in_sync = 2
+
+    def lose_two(self):
+        cluster = self.cluster
+        cluster.wait_in_sync()
+        load = self.begin_load(deadline_s=60)
+        survivor = cluster.node_ids[1]
+        for node in cluster.others(survivor):
+            cluster.kill(node, "sidecar", "engine")
+        return load, survivor
+
+    def serves(self, survivor, load, method, path, wanted, body=None):
+        """Each key, until the survivor answers so for it."""
+        for key in load.any_keys(20):
+            def answers():
+                status, value = self.cluster.ask(survivor, method, path(key), body and body(key), 1000)
+                return (status, value) if status in wanted else None
+            wait_until(answers, GO_ON_S, f"{method} of {key} to be answered with {wanted}")
+
+    def come_back(self, survivor, load, fault):
+        for node in self.cluster.others(survivor):
+            self.cluster.restart(node, "engine", "sidecar")
+        self.checked(load, fault)
+
+    def test_read_only(self):
+        load, survivor = self.lose_two()
+        self.serves(survivor, load, "GET", lambda key: GET + key, (200, 404))
+        status, value = self.cluster.ask(survivor, "PUT", PUT, {"points": [point_of("another", 1)]}, 1000)
+        self.assertEqual((status, value["applied"]), (503, False), value)
+        self.assertIn("min_in_sync", value["error"]["message"])
+        self.come_back(survivor, load, "two of three replicas lost, min_in_sync 2")
+
+
+class TestTwoOfThreeLostWithOneInSync(TestTwoOfThreeLost):
+    min_in_sync = 1
+
+    def test_read_only(self):
+        """It is available instead."""
+        load, survivor = self.lose_two()
+        self.goes_on(load, f"reads and writes at {survivor} alone", each=20)
+        self.come_back(survivor, load, "two of three replicas lost, min_in_sync 1")
+
+
+if __name__ == "__main__":
+    unittest.main()
