@@ -40,6 +40,7 @@ struct settings {
     bool metrics_open;
     const char *tls_cert, *tls_key, *tls_client_ca;
     const char *compression;
+    uint32_t compact_live_percent, compact_rate_mb, retain_mb, retain_ms, segment_mb;
     const char *log_level;
 };
 
@@ -91,6 +92,15 @@ static const struct option options[] = {
      "clients must show a certificate of this CA, PEM"},
     {"compression", OPTION_TEXT, OPTION(compression), "WHEN", "auto", false, 0, 0,
      "for peers, if the cluster's setting allows it: auto (while it pays), always (each byte costs) or never"},
+    {"journal-retain", OPTION_NUMBER, OPTION(retain_mb), "MB", "1024", false, 0, 1 << 30,
+     "of the newest writes stay in the log for replicas that lag; those further behind are copied whole"},
+    {"journal-retain-time", OPTION_MS, OPTION(retain_ms), "TIME", "5min", false, 0, 604800000,
+     "and writes younger than this, whatever their size"},
+    {"journal-segment", OPTION_NUMBER, OPTION(segment_mb), "MB", "256", false, 1, 4096, "size of the log's files"},
+    {"compact-live", OPTION_NUMBER, OPTION(compact_live_percent), "PERCENT", "50", false, 1, 95,
+     "files of the log that have left it are rewritten when no more of them is needed"},
+    {"compact-rate", OPTION_NUMBER, OPTION(compact_rate_mb), "MB", "32", false, 0, 1 << 20,
+     "read and written a second by that; 0: no limit"},
     {"log-level", OPTION_TEXT, OPTION(log_level), "LEVEL", "info", false, 0, 0, "error, warn, info or debug"},
 };
 
@@ -320,6 +330,11 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
         .engine_config = {.url = s->engine_url},
         .session_ttl_ms = s->session_ttl_ms,
         .delay_max_ms = s->delay_max_ms,
+        .compaction = {.retain_bytes = (uint64_t)s->retain_mb << 20,
+                       .retain_ms = s->retain_ms,
+                       .live_percent = s->compact_live_percent,
+                       .bytes_per_s = (uint64_t)s->compact_rate_mb << 20,
+                       .segment_bytes = (uint64_t)s->segment_mb << 20},
         .on_fatal = on_fatal,
         .data = d,
         .on_call = door_on_call,

@@ -59,6 +59,11 @@ enum record_kind {
     RECORD_SEED_BEGIN = 36,
     RECORD_SEED_POINTS = 37,
     RECORD_SEED_END = 38,
+    RECORD_KEPT_HEAD = 39,
+    RECORD_KEPT_POINTS = 40,
+    RECORD_KEPT_DELETES = 41,
+    RECORD_KEPT_DROP = 42,
+    RECORD_KEPT_IDS = 43,
 };
 
 struct record_header {

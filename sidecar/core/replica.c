@@ -655,6 +655,31 @@ void replica_requests(const struct replica *r, void (*cb)(const struct replica_e
     }
 }
 
+void replica_requests_between(const struct replica *r, uint64_t after, uint64_t upto, size_t max,
+                              void (*cb)(const struct replica_entry *e, uint32_t outcome, void *data), void *data)
+{
+    size_t low = 0;
+    size_t high = r->dedup.count;
+
+    while (low < high) { /* low: the first behind `after` */
+        size_t middle = low + (high - low) / 2;
+        if (dedup_at(&r->dedup, middle)->position.index <= after) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    for (size_t i = low; i < r->dedup.count && max > 0; i++, max--) {
+        const struct dedup_entry *d = dedup_at(&r->dedup, i);
+
+        if (d->position.index > upto || d->position.index > r->committed_index) {
+            return;
+        }
+        cb(&(struct replica_entry){.position = d->position, .time_ms = d->time_ms, .request_id = d->request_id},
+           d->outcome, data);
+    }
+}
+
 uint64_t replica_last_index(const struct replica *r)
 {
     return r->last.index;

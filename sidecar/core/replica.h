@@ -498,6 +498,10 @@ bool replica_knows(const struct replica *r, const struct otr_request_id *id);
 void replica_requests(const struct replica *r, void (*cb)(const struct replica_entry *e, uint32_t outcome, void *data),
                       void *data);
 
+/* The same for entries behind `after`, up to `upto`, at most `max`: for compaction. */
+void replica_requests_between(const struct replica *r, uint64_t after, uint64_t upto, size_t max,
+                              void (*cb)(const struct replica_entry *e, uint32_t outcome, void *data), void *data);
+
 /* The right to answer linearizable reads now (G2). NEED_DESCRIPTOR: by one linearizable read of the descriptor that
  * begins now and shows (generation, epoch); check again afterwards with replica_read_confirmed. */
 enum replica_right { REPLICA_READ_OK = 1, REPLICA_READ_NEED_DESCRIPTOR, REPLICA_READ_WAIT, REPLICA_READ_NOT_PRIMARY };

@@ -160,79 +160,14 @@ void journal_stats(const struct journal *j, struct journal_stats *stats)
 {
     stats->pending_bytes = j->pending_bytes;
     stats->tail_bytes = j->tail.bytes;
-    stats->segments = j->segments_count;
+    stats->segments = j->segments.count;
     stats->bytes = 0;
-    for (size_t i = 0; i < j->segments_count; i++) {
-        struct file *f = j->segments[i]->file;
-        uint64_t bytes;
-        if (f != NULL && f->fs->ops->size(f, &bytes, NULL) == 0) {
-            stats->bytes += bytes;
-        }
+    for (size_t i = 0; i < j->segments.count; i++) {
+        stats->bytes += j->segments.list[i]->bytes;
     }
-}
-
-/* --- segments ----------------------------------------------------------------------------------------------------- */
-
-struct segment *journal_segment_new(uint32_t number)
-{
-    struct segment *s = calloc(1, sizeof *s);
-
-    if (s != NULL) {
-        s->number = number;
-        s->refs = 1;
+    for (size_t i = 0; i < j->gone.count; i++) {
+        stats->bytes += j->gone.list[i]->bytes;
     }
-    return s;
-}
-
-void journal_segment_release(struct segment *s)
-{
-    if (s == NULL || --s->refs > 0) {
-        return;
-    }
-    if (s->file != NULL) {
-        s->file->fs->ops->close(s->file);
-    }
-    free(s);
-}
-
-int journal_segments_reserve(struct journal *j)
-{
-    struct segment **grown;
-
-    /* Room for two: the batch being flushed and the open one may each begin a segment. */
-    if (j->segments_count + 1 < j->segments_capacity) {
-        return 0;
-    }
-    grown = realloc(j->segments, (j->segments_capacity * 2 + 8) * sizeof(struct segment *));
-    if (grown == NULL) {
-        return OTR_NOMEM;
-    }
-    j->segments = grown;
-    j->segments_capacity = j->segments_capacity * 2 + 8;
-    return 0;
-}
-
-void journal_segments_add(struct journal *j, struct segment *s)
-{
-    assert(j->segments_count < j->segments_capacity);
-    assert(j->segments_count == 0 || j->segments[j->segments_count - 1]->number < s->number);
-    j->segments[j->segments_count++] = s;
-}
-
-struct segment *journal_segment_find(const struct journal *j, uint32_t number)
-{
-    size_t low = 0;
-    size_t high = j->segments_count;
-
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (j->segments[middle]->number < number) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low < j->segments_count && j->segments[low]->number == number ? j->segments[low] : NULL;
 }
 
 /* --- opening and closing ------------------------------------------------------------------------------------------ */
@@ -258,7 +193,8 @@ int journal_open(struct journal **out, const struct journal_config *config, jour
     j->segment_bytes = config->segment_bytes != 0 ? config->segment_bytes : SEGMENT_BYTES_DEFAULT;
     snprintf(j->identity, sizeof j->identity, "%s", config->identity);
     tail_init(&j->tail, config->tail_bytes != 0 ? config->tail_bytes : TAIL_BYTES_DEFAULT);
-    rv = journal_recover(j, visit, data, msg);
+    j->kept_number = KEPT_NUMBER_FIRST - 1;
+    rv = journal_recover(j, config, visit, data, msg);
     if (rv != 0) {
         otr_errmsg_wrap(msg, "open journal");
         journal_close(j);
@@ -273,10 +209,15 @@ void journal_close(struct journal *j)
     assert(!j->flush_running);
     journal_batch_free(j->open);
     journal_batch_free(j->flushing);
-    for (size_t i = 0; i < j->segments_count; i++) {
-        journal_segment_release(j->segments[i]);
+    for (size_t i = 0; i < j->segments.count; i++) {
+        journal_segment_release(j->segments.list[i]);
     }
-    free(j->segments);
+    for (size_t i = 0; i < j->gone.count; i++) {
+        journal_segment_release(j->gone.list[i]);
+    }
+    journal_segment_release(j->staged);
+    free(j->segments.list);
+    free(j->gone.list);
     for (size_t i = 0; i < OTR_SHARDS_MAX; i++) {
         if (j->shards[i] != NULL) {
             shard_log_close(&j->shards[i]->log);

@@ -25,8 +25,14 @@ struct journal;
 struct journal_batch;
 
 /* Place of a record or of a point within one: segment in the upper 24 bits, offset / 8 in the lower 40. 0: none (offset
- * 0 of a segment is its header, never an entry). */
+ * 0 of a segment is its header, never an entry). Compaction moves points to files whose numbers have the highest bit
+ * set: they are older than whatever stands in a segment that does not. No two files ever have the same number, so a
+ * place that is out of date finds nothing, and never something else. */
 typedef uint64_t journal_place;
+static inline bool journal_place_before(journal_place a, journal_place b)
+{
+    return (int64_t)a < (int64_t)b;
+}
 
 /* Durable facts about one replica that are no log entries (PROTOCOL D4, E2, E3, G4). Written whole, newest wins. */
 struct journal_meta {
@@ -47,6 +53,8 @@ struct journal_config {
     size_t tail_bytes;      /* how much of the newest records stays in memory for journal_read; 0: 64 MiB */
     const char *identity;   /* "<cluster>/<node>": written on first use; another one refuses to open (OTR_INVALID) */
     uint64_t journal_id;    /* random bits, used when the journal is created; 0: derived from the identity */
+    /* As journal_visit_cb, with the same data: entries that leave the log while it is recovered. NULL: not told. */
+    void (*settled)(void *data, const struct record_header *h, const uint8_t *body, journal_place place);
 };
 
 /* Recovery's and appends' report about a shard. */
@@ -54,7 +62,8 @@ struct journal_shard_state {
     struct journal_meta meta;
     struct otr_position first; /* of the oldest retained entry; {0,0} when none */
     struct otr_position last;  /* of the newest entry, durable or not; the seed's base when there is none after it */
-    struct otr_position base;  /* position of the seed that the log starts from; {0,0}: it starts at index 1 */
+    struct otr_position base;  /* the log starts behind it: a seed's, or the last entry that compaction took out of
+                                  the log; {0,0}: it starts at index 1 */
     uint64_t durable_index;
     bool seed_unfinished; /* a seed was begun and never ended: holds nothing that counts */
     bool damaged;         /* recovery met a bad entry below a known durable mark (PROTOCOL E3) */
@@ -63,7 +72,14 @@ struct journal_shard_state {
 /* Recovery reads all segments (blocking: before the loop runs). For each surviving record of interest `visit` is called
  * in journal order, so that the store can be rebuilt: entries (kinds below RECORD_LOCAL_FIRST), SEED_BEGIN (forget all
  * the shard holds), SEED_POINTS (a PUT's body: live points as of the seed), SEED_END, CUT (entries from h->index on are
- * gone). `place` is the record's. */
+ * gone). `place` is the record's.
+ *
+ * Of files that compaction wrote: what begins like a seed is told as SEED_BEGIN, where the shard's log was cut as CUT;
+ * then KEPT_DELETES (a DELETE's body), KEPT_DROP (a DROP's) and KEPT_POINTS (a PUT's) are to be applied at once, and
+ * KEPT_IDS has what journal_seed_end() would have of the entries that are no longer there. KEPT_HEAD with h->index > 0
+ * says that the log goes on behind (h->epoch, h->index); all that stands before it has been told. Before that, entries
+ * that are visited a second time, with `settled` of the configuration, are known to be committed: they are applied at
+ * once, in their order. */
 typedef void (*journal_visit_cb)(void *data, const struct record_header *h, const uint8_t *body, journal_place place);
 int journal_open(struct journal **out, const struct journal_config *config, journal_visit_cb visit, void *data,
                  struct otr_errmsg *msg);
@@ -110,7 +126,7 @@ struct journal_stats {
     size_t pending_bytes;
     size_t tail_bytes; /* memory that holds the newest records */
     size_t segments;
-    uint64_t bytes; /* of the segments, as far as they can be measured */
+    uint64_t bytes; /* of the segments, also of those that are about to be removed */
 };
 void journal_stats(const struct journal *j, struct journal_stats *stats);
 
@@ -164,6 +180,12 @@ int journal_reader_run(struct journal_reader *r, struct otr_errmsg *msg);
 /* After run: the entries read (lent), and the points (verified; status OTR_CORRUPT per point). */
 const struct journal_bytes *journal_reader_result(const struct journal_reader *r);
 int journal_reader_point_result(const struct journal_reader *r, int number, struct otr_point *p);
+/* Places that are kept for longer than a turn of the loop (a store's snapshot) need a pin: as long as it lives, all
+ * that the journal holds now can be read. It keeps compaction from giving disk space back. Loop thread only. NULL: out
+ * of memory. */
+struct journal_pin;
+struct journal_pin *journal_pin_new(struct journal *j);
+void journal_pin_free(struct journal_pin *pin);
 /* True when every point added is in memory: run would not touch a file and may be called on the loop thread. */
 bool journal_reader_in_memory(const struct journal_reader *r);
 

@@ -132,7 +132,7 @@ static int batch_open_segment(struct journal *j, struct journal_batch *b)
     if (head.number > SEGMENT_NUMBER_MAX) {
         return OTR_NOSPACE;
     }
-    b->segment = journal_segment_new(head.number);
+    b->segment = journal_segment_new(j, head.number);
     if (b->segment == NULL || journal_segments_reserve(j) != 0) {
         return OTR_NOMEM;
     }

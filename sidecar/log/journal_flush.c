@@ -129,11 +129,17 @@ void journal_flush_run(struct journal_batch *b)
 /* The batch is on disk. */
 static void batch_durable(struct journal *j, struct journal_batch *b)
 {
+    struct segment *segment;
+
     if (b->begins_segment) {
         b->segment->file = b->file;
         journal_segments_add(j, b->segment);
         b->segment = NULL;
     }
+    segment = j->segments.list[j->segments.count - 1];
+    assert(segment->number == b->segment_number);
+    segment->bytes = b->offset + b->bytes;
+    segment->batch_number = b->number;
     j->no_space = false;
     j->pending_bytes -= b->bytes;
     j->durable_segment = b->segment_number;

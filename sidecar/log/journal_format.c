@@ -53,6 +53,29 @@ uint32_t segment_number_of(const char *name)
     return number <= SEGMENT_NUMBER_MAX ? number : 0;
 }
 
+void kept_name(char name[KEPT_NAME_BYTES], uint32_t number, bool finished)
+{
+    assert(number >= KEPT_NUMBER_FIRST && number <= KEPT_NUMBER_MAX);
+    snprintf(name, KEPT_NAME_BYTES, "%08u.%s", number, finished ? "kept" : "new");
+}
+
+uint32_t kept_number_of(const char *name, bool *finished)
+{
+    uint32_t number = 0;
+
+    if (strlen(name) < 12 || (strcmp(name + 8, ".kept") != 0 && strcmp(name + 8, ".new") != 0)) {
+        return 0;
+    }
+    for (size_t i = 0; i < 8; i++) {
+        if (name[i] < '0' || name[i] > '9') {
+            return 0;
+        }
+        number = number * 10 + (uint32_t)(name[i] - '0');
+    }
+    *finished = name[9] == 'k';
+    return number >= KEPT_NUMBER_FIRST && number <= KEPT_NUMBER_MAX ? number : 0;
+}
+
 /* --- SEGMENT ------------------------------------------------------------------------------------------------------ */
 
 static size_t segment_body_bytes(const struct segment_head *head)
@@ -141,6 +164,100 @@ int batch_head_read(const uint8_t *bytes, size_t available, journal_place place,
         return OTR_CORRUPT;
     }
     return 0;
+}
+
+/* --- KEPT_HEAD ---------------------------------------------------------------------------------------------------- */
+
+static size_t kept_body_bytes(uint32_t lines_count, uint32_t identity_bytes)
+{
+    return KEPT_BODY_BYTES + (size_t)lines_count * KEPT_LINE_BYTES + identity_bytes;
+}
+
+size_t kept_head_bytes(uint32_t lines_count, uint32_t identity_bytes)
+{
+    return record_bytes(kept_body_bytes(lines_count, identity_bytes));
+}
+
+void kept_head_write(uint8_t *out, const struct kept_head *head, const struct kept_line *lines)
+{
+    struct record_header h = {.kind = RECORD_KEPT_HEAD,
+                              .index = head->number,
+                              .body_bytes = (uint32_t)kept_body_bytes(head->lines_count, head->identity_bytes)};
+    uint8_t *at = out + RECORD_HEADER_BYTES;
+
+    put32(&at, JOURNAL_FORMAT);
+    put32(&at, head->number);
+    put64(&at, head->journal_id);
+    put32(&at, head->first);
+    put32(&at, head->last);
+    put64(&at, head->previous_bytes);
+    put64(&at, head->batch_first);
+    put64(&at, head->batch_number);
+    put64(&at, head->bytes);
+    put64(&at, head->records);
+    put32(&at, head->identity_bytes);
+    put32(&at, head->lines_count);
+    for (uint32_t i = 0; i < head->lines_count; i++) {
+        put32(&at, lines[i].shard);
+        put32(&at, (lines[i].reset ? 1U : 0U) | (lines[i].unfinished ? 2U : 0U) | (lines[i].cut_only ? 4U : 0U));
+        put64(&at, lines[i].before);
+        put64(&at, lines[i].after.epoch);
+        put64(&at, lines[i].after.index);
+        put64(&at, lines[i].clean);
+    }
+    memcpy(at, head->identity, head->identity_bytes);
+    record_seal(out, &h);
+}
+
+int kept_head_read(const uint8_t *body, size_t bytes, struct kept_head *head)
+{
+    const uint8_t *at = body;
+
+    if (bytes < KEPT_BODY_BYTES) {
+        return OTR_CORRUPT;
+    }
+    head->format = get32(&at);
+    head->number = get32(&at);
+    head->journal_id = get64(&at);
+    head->first = get32(&at);
+    head->last = get32(&at);
+    head->previous_bytes = get64(&at);
+    head->batch_first = get64(&at);
+    head->batch_number = get64(&at);
+    head->bytes = get64(&at);
+    head->records = get64(&at);
+    head->identity_bytes = get32(&at);
+    head->lines_count = get32(&at);
+    if (head->identity_bytes > IDENTITY_BYTES_MAX || head->lines_count > OTR_SHARDS_MAX || head->first == 0 ||
+        head->first > head->last || head->records % 8 != 0 || head->records < record_bytes(bytes) ||
+        head->last > SEGMENT_NUMBER_MAX || bytes != kept_body_bytes(head->lines_count, head->identity_bytes)) {
+        return OTR_CORRUPT;
+    }
+    for (uint32_t i = 0; i < head->lines_count; i++) {
+        struct kept_line line;
+        kept_line_read(body, i, &line);
+        if (line.shard >= OTR_SHARDS_MAX) {
+            return OTR_CORRUPT;
+        }
+    }
+    head->identity = (const char *)body + KEPT_BODY_BYTES + (size_t)head->lines_count * KEPT_LINE_BYTES;
+    return 0;
+}
+
+void kept_line_read(const uint8_t *body, uint32_t number, struct kept_line *line)
+{
+    const uint8_t *at = body + KEPT_BODY_BYTES + (size_t)number * KEPT_LINE_BYTES;
+    uint32_t flags;
+
+    *line = (struct kept_line){.shard = get32(&at)};
+    flags = get32(&at);
+    line->reset = (flags & 1) != 0;
+    line->unfinished = (flags & 2) != 0;
+    line->cut_only = (flags & 4) != 0;
+    line->before = get64(&at);
+    line->after.epoch = get64(&at);
+    line->after.index = get64(&at);
+    line->clean = get64(&at);
 }
 
 /* --- META --------------------------------------------------------------------------------------------------------- */

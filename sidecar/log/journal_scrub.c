@@ -29,6 +29,7 @@ struct journal_scrub {
     uint64_t batch_number; /* of the newest batch read; 0: none in this pass */
     uint64_t batch_end;    /* offset */
     uint64_t batch_shards;
+    uint64_t kept_shards; /* of a file that compaction wrote: all that it holds something of */
 
     size_t piece_bytes; /* asked for */
     uint64_t read_bytes;
@@ -51,7 +52,7 @@ static void leave_segment(struct journal_scrub *s)
 {
     if (s->segment != NULL) {
         segment_scan_close(&s->scan);
-        s->last = s->segment->number;
+        s->last = s->segment->last;
         journal_segment_release(s->segment);
         s->segment = NULL;
     }
@@ -68,31 +69,34 @@ void journal_scrub_free(struct journal_scrub *s)
 /* The next sealed segment: another one follows it, whose head says how long it is. */
 static int enter_segment(struct journal_scrub *s)
 {
-    const struct journal *j = s->j;
+    const struct segment_list *l = &s->j->segments;
+    struct segment *next;
     size_t i = 0;
     int rv;
 
-    while (i + 1 < j->segments_count && j->segments[i]->number <= s->last) {
+    while (i + 1 < l->count && l->list[i]->first <= s->last) {
         i++;
     }
-    if (i + 1 >= j->segments_count) {
+    if (i + 1 >= l->count) {
         return OTR_NOTFOUND;
     }
-    rv = segment_scan_init(&s->scan, j->segments[i]->file, j->segments[i]->number, NULL);
+    next = l->list[i];
+    rv = segment_scan_init(&s->scan, next->file, next->number, NULL);
     if (rv != 0) {
         return rv;
     }
-    s->sealed_bytes = s->scan.bytes;
-    if (j->segments[i + 1]->number == j->segments[i]->number + 1 && j->segments[i + 1]->previous_bytes != UINT64_MAX) {
-        s->sealed_bytes = j->segments[i + 1]->previous_bytes;
-    }
+    s->sealed_bytes = next->bytes;
     if (s->sealed_bytes < s->scan.bytes) {
         s->scan.bytes = s->sealed_bytes;
     }
-    s->segment = j->segments[i];
+    s->segment = next;
     s->segment->refs++;
     s->offset = 0;
     s->batch_end = 0;
+    s->kept_shards = 0;
+    for (uint32_t k = 0; k < next->lines_count; k++) {
+        s->kept_shards |= 1ULL << next->lines[k].shard % 64;
+    }
     return 0;
 }
 
@@ -137,7 +141,13 @@ static int step_over(struct journal_scrub *s)
 {
     uint64_t found = s->offset + 8;
     struct batch_head head;
-    int rv = segment_scan_find_batch(&s->scan, &found, s->journal_id, s->batch_number, &head, NULL);
+    int rv;
+
+    if (s->segment->kept) { /* it has no batches */
+        damage_add(s, s->scan.bytes, s->kept_shards);
+        return 0;
+    }
+    rv = segment_scan_find_batch(&s->scan, &found, s->journal_id, s->batch_number, &head, NULL);
 
     if (rv == OTR_NOMEM) {
         return rv;
@@ -177,6 +187,10 @@ static int scrub_record(struct journal_scrub *s)
         return step_over(s);
     }
     s->offset += record_bytes(h.body_bytes);
+    if (h.kind == RECORD_KEPT_HEAD) {
+        s->offset = s->segment->records;
+        s->batch_number = s->segment->batch_number;
+    }
     return 0;
 }
 
@@ -191,7 +205,9 @@ void journal_scrub_run(struct journal_scrub *s)
     }
     if (s->offset >= s->scan.bytes && s->scan.bytes < s->sealed_bytes) { /* the file has become shorter */
         damage_add(s, s->sealed_bytes,
-                   s->offset < s->batch_end && s->batch_end == s->sealed_bytes ? s->batch_shards : UINT64_MAX);
+                   s->segment->kept                                              ? s->kept_shards
+                   : s->offset < s->batch_end && s->batch_end == s->sealed_bytes ? s->batch_shards
+                                                                                 : UINT64_MAX);
     }
     s->read_bytes = s->offset - from;
 }
@@ -212,12 +228,14 @@ uint64_t journal_scrub_end(struct journal_scrub *s, journal_damage_cb cb, void *
 {
     for (size_t i = 0; i < s->damages_count; i++) {
         const struct scrub_damage *d = &s->damages[i];
-        if (accounted_for(s->j, d->place)) {
+        if (s->segment->gone || accounted_for(s->j, d->place)) {
             continue;
         }
         for (otr_shard shard = 0; shard < OTR_SHARDS_MAX; shard++) {
             const struct journal_shard *js = s->j->shards[shard];
-            if (js != NULL && (d->shards >> shard % 64 & 1) != 0 && d->end > js->since) {
+            /* What compaction wrote stands where the segments stood that it stands for. */
+            journal_place end = s->segment->kept ? place_make(s->segment->last + 1, 0) : d->end;
+            if (js != NULL && (d->shards >> shard % 64 & 1) != 0 && end > js->since) {
                 cb(data, shard, d->place);
             }
         }

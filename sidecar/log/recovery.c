@@ -5,7 +5,7 @@
 
 /* --- damage ------------------------------------------------------------------------------------------------------- */
 
-static void freeze(struct journal_shard *s)
+void recovery_freeze(struct journal_shard *s)
 {
     s->damaged = true;
     s->frozen = true;
@@ -21,7 +21,7 @@ static bool is_listed(const struct recovery *r, journal_place place)
     return false;
 }
 
-static int damage_add(struct recovery *r, journal_place place)
+int recovery_damage(struct recovery *r, journal_place place)
 {
     if (r->damages_count == r->damages_capacity) {
         journal_place *grown = realloc(r->damages, (r->damages_capacity * 2 + 8) * sizeof *grown);
@@ -44,11 +44,11 @@ int recovery_lost(struct recovery *r, journal_place place)
         r->lost_shards = place_offset(place) < r->batch_end ? r->batch_shards : 0;
     }
     r->batch_end = 0;
-    return damage_add(r, place);
+    return recovery_damage(r, place);
 }
 
 /* The next readable batch is `number` (0: there is none): now it is known which shards have lost something. */
-static void damage_evaluate(struct recovery *r, uint64_t number)
+void recovery_evaluate(struct recovery *r, uint64_t number)
 {
     uint64_t shards = number == r->batch_number + 1 ? r->lost_shards : UINT64_MAX;
 
@@ -59,7 +59,7 @@ static void damage_evaluate(struct recovery *r, uint64_t number)
     r->damaged_shards |= shards;
     for (size_t i = 0; i < OTR_SHARDS_MAX; i++) {
         if (r->j->shards[i] != NULL && (shards >> i % 64 & 1) != 0) {
-            freeze(r->j->shards[i]);
+            recovery_freeze(r->j->shards[i]);
         }
     }
 }
@@ -88,13 +88,13 @@ static void damage_settle(struct recovery *r)
 
 /* --- records ------------------------------------------------------------------------------------------------------ */
 
-static struct journal_shard *shard_of(struct recovery *r, otr_shard id)
+struct journal_shard *recovery_shard(struct recovery *r, otr_shard id)
 {
     bool fresh = journal_shard_get(r->j, id) == NULL;
     struct journal_shard *s = journal_shard_make(r->j, id);
 
     if (s != NULL && fresh && (r->damaged_shards >> id % 64 & 1) != 0) {
-        freeze(s); /* It may have lost what came before what is its first record now. */
+        recovery_freeze(s); /* It may have lost what came before what is its first record now. */
     }
     return s;
 }
@@ -106,8 +106,9 @@ static int recover_entry(struct journal_shard *s, const struct record_header *h,
     struct otr_position position = {h->epoch, h->index};
 
     if (!shard_log_follows(&s->log, position)) {
-        return OTR_CORRUPT;
+        return s->loose && !s->log.seed_unfinished && h->index > shard_log_last(&s->log).index ? OTR_GONE : OTR_CORRUPT;
     }
+    s->loose = false;
     if (shard_log_reserve(&s->log, 1, 1) != 0) {
         return OTR_NOMEM;
     }
@@ -130,6 +131,9 @@ static int recover_meta(struct journal_shard *s, const struct record_header *h, 
 
 static int recover_cut(struct journal_shard *s, const struct record_header *h)
 {
+    if (s->loose && h->index > shard_log_last(&s->log).index + 1) {
+        return OTR_GONE;
+    }
     if (s->log.seed_unfinished || h->index <= s->log.base.index || h->index > shard_log_last(&s->log).index + 1) {
         return OTR_CORRUPT;
     }
@@ -143,6 +147,7 @@ static int recover_seed_begin(struct journal_shard *s, const struct record_heade
     if (recover_meta(s, h, body) != 0) {
         return OTR_CORRUPT;
     }
+    s->loose = false;
     s->frozen = false; /* Whatever was lost belonged to what is forgotten now. */
     s->damaged = false;
     s->since = place;
@@ -183,20 +188,20 @@ static int recover_record(struct recovery *r, struct journal_shard *s, const str
         rv = recover_seed_end(s, h);
         break;
     default:
-        rv = recover_entry(s, h, place);
+        rv = h->kind < RECORD_LOCAL_FIRST ? recover_entry(s, h, place) : OTR_CORRUPT;
         break;
     }
     if (rv == 0 && r->visit != NULL) {
         r->visit(r->data, h, body, place);
     }
-    return rv;
+    return rv == OTR_GONE ? 0 : rv; /* GONE: of entries that were cut, of which compaction has removed the first. */
 }
 
 /* --- one segment -------------------------------------------------------------------------------------------------- */
 
 static void batch_enter(struct recovery *r, const struct batch_head *head, uint64_t offset)
 {
-    damage_evaluate(r, head->number);
+    recovery_evaluate(r, head->number);
     damage_settle(r);
     r->batch_number = head->number;
     r->batch_shards = head->shards;
@@ -228,9 +233,9 @@ static int bad_record(struct recovery *r, struct segment_scan *scan, uint64_t of
         return 0;
     }
     if (s != NULL) {
-        freeze(s);
+        recovery_freeze(s);
         *next = after;
-        return damage_add(r, place_make(scan->number, offset));
+        return recovery_damage(r, place_make(scan->number, offset));
     }
     *next = rv == 0 ? found : 0;
     return recovery_lost(r, place_make(scan->number, offset));
@@ -266,7 +271,7 @@ static int read_record(struct recovery *r, struct segment_scan *scan, uint64_t *
     if (after > r->batch_end || h.kind == RECORD_SEGMENT || h.shard >= OTR_SHARDS_MAX) {
         return OTR_CORRUPT;
     }
-    *s = shard_of(r, h.shard);
+    *s = recovery_shard(r, h.shard);
     if (*s == NULL) {
         otr_errmsg_set(msg, "out of memory");
         return OTR_NOMEM;
@@ -349,7 +354,7 @@ int recovery_segment(struct recovery *r, struct segment_scan *scan, uint64_t bef
 
 void recovery_end(struct recovery *r)
 {
-    damage_evaluate(r, 0);
+    recovery_evaluate(r, 0);
 }
 
 bool recovery_unsettled(const struct recovery *r)

@@ -9,6 +9,7 @@
 struct recovery {
     struct journal *j;
     journal_visit_cb visit;
+    journal_visit_cb settled;
     void *data;
     bool id_known; /* a segment's head told the journal's id */
 
@@ -41,6 +42,15 @@ OTR_MUST_CHECK int recovery_lost(struct recovery *r, journal_place place);
  * `last`: there is no later one. Errors of the file and OTR_NOMEM; damage is none. */
 OTR_MUST_CHECK int recovery_segment(struct recovery *r, struct segment_scan *scan, uint64_t before, bool last,
                                     uint64_t *end, struct otr_errmsg *msg);
+/* Reads a file that compaction wrote (recovery_kept.c). */
+OTR_MUST_CHECK int recovery_kept(struct recovery *r, struct segment *s, struct otr_errmsg *msg);
+/* What recovery_kept.c needs of recovery.c: the shard, made if it is new (NULL: out of memory); the shard's records are
+ * passed over from here on; damage at a place, that concerns no shard but those that were frozen. */
+struct journal_shard *recovery_shard(struct recovery *r, otr_shard id);
+void recovery_freeze(struct journal_shard *s);
+OTR_MUST_CHECK int recovery_damage(struct recovery *r, journal_place place);
+/* All damage found so far is judged, the next readable batch being `number`. */
+void recovery_evaluate(struct recovery *r, uint64_t number);
 /* All segments were read. */
 void recovery_end(struct recovery *r);
 /* True when the newest segment's head does not tell all the damage that was found. */

@@ -93,6 +93,37 @@ void shard_log_cut(struct shard_log *l, uint64_t index)
     }
 }
 
+void shard_log_settle(struct shard_log *l, uint64_t index)
+{
+    size_t gone = (size_t)(index - l->base.index);
+    size_t epochs_gone = 0;
+    journal_place *smaller;
+
+    assert(!l->seed_unfinished && index >= l->base.index && gone <= l->count);
+    if (gone == 0) {
+        return;
+    }
+    l->base = (struct otr_position){shard_log_epoch_at(l, index), index};
+    l->count -= gone;
+    memmove(l->places, l->places + gone, l->count * sizeof *l->places);
+    while (epochs_gone < l->epochs_count &&
+           (l->count == 0 || (epochs_gone + 1 < l->epochs_count && l->epochs[epochs_gone + 1].index <= index + 1))) {
+        epochs_gone++;
+    }
+    l->epochs_count -= epochs_gone;
+    memmove(l->epochs, l->epochs + epochs_gone, l->epochs_count * sizeof *l->epochs);
+    if (l->epochs_count > 0 && l->epochs[0].index <= index) {
+        l->epochs[0].index = index + 1; /* the epoch goes on behind the base */
+    }
+    if (l->capacity > 2 * l->count + 1024) {
+        smaller = realloc(l->places, (l->count + l->count / 4 + 16) * sizeof *smaller);
+        if (smaller != NULL) {
+            l->places = smaller;
+            l->capacity = l->count + l->count / 4 + 16;
+        }
+    }
+}
+
 void shard_log_seed_begin(struct shard_log *l)
 {
     shard_log_close(l); /* Gives the memory back too: what is seeded may be much smaller. */

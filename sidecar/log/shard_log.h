@@ -1,8 +1,8 @@
 /* What the journal keeps of one shard in memory: the place of every retained entry by its index (8 bytes each), and
  * where each epoch begins. Pure bookkeeping, no I/O; loop thread only.
  *
- * Entries stand at base.index + 1 .. last. The base is the position of the seed that the log starts from, {0, 0} when
- * it starts at index 1. */
+ * Entries stand at base.index + 1 .. last. The base is the position of the seed that the log starts from, or of the
+ * last entry that compaction has taken out of it; {0, 0} when it starts at index 1. */
 #ifndef OUTRIGGER_LOG_SHARD_LOG_H
 #define OUTRIGGER_LOG_SHARD_LOG_H
 
@@ -29,6 +29,9 @@ bool shard_log_follows(const struct shard_log *l, struct otr_position position);
 void shard_log_add(struct shard_log *l, struct otr_position position, journal_place place);
 /* Drops the entries from `index` on; asserts that the base stays. */
 void shard_log_cut(struct shard_log *l, uint64_t index);
+/* The entries up to `index`, which is in the log or its base, leave it at its old end: the log goes on after it, as
+ * after a seed. */
+void shard_log_settle(struct shard_log *l, uint64_t index);
 /* Forgets everything; a seed has begun. */
 void shard_log_seed_begin(struct shard_log *l);
 /* The seed is complete: the log starts after `base`. */

@@ -56,7 +56,7 @@ static void table_insert(struct store_table *t, struct store_slot slot, uint32_t
 
 static int table_resize(struct store_table *t, size_t capacity)
 {
-    struct store_table grown = {.collection = t->collection, .capacity = capacity};
+    struct store_table grown = {.collection = t->collection, .capacity = capacity, .live = t->live};
 
     grown.slots = calloc(capacity, SLOT_BYTES);
     if (grown.slots == NULL) {
@@ -102,8 +102,25 @@ static bool may_move(size_t home, size_t from, size_t to)
     return to < from ? home <= to || home > from : home <= to && home > from;
 }
 
+static struct store_usage *live_at(struct store_table *t, journal_place place)
+{
+    struct store_usage *u = store_counts_get(&t->live, (uint32_t)(place >> 40));
+
+    assert(u != NULL);
+    return u;
+}
+
+static void live_less(struct store_table *t, journal_place place)
+{
+    struct store_usage *u = live_at(t, place);
+
+    assert(u->live > 0);
+    u->live--;
+}
+
 static void table_remove(struct store_table *t, size_t hole)
 {
+    live_less(t, t->slots[hole].place);
     for (size_t i = store_next_slot(t, hole); t->slots[i].place != 0; i = store_next_slot(t, i)) {
         if (may_move(store_home(t->slots[i].hash, t->capacity), i, hole)) {
             t->slots[hole] = t->slots[i];
@@ -204,6 +221,7 @@ static void table_drop(struct store *s, struct store_table *t)
     size_t at = (size_t)(t - s->tables);
 
     free(t->slots);
+    free(t->live.list);
     s->tables_count--;
     memmove(s->tables + at, s->tables + at + 1, (s->tables_count - at) * sizeof *s->tables);
 }
@@ -211,6 +229,7 @@ static void table_drop(struct store *s, struct store_table *t)
 void store_table_insert(struct store *s, struct store_table *t, struct store_slot slot, uint32_t mark, uint32_t sum)
 {
     table_insert(t, slot, mark, sum);
+    live_at(t, slot.place)->live++;
     store_digest_add(s, t->collection, slot.hash, sum);
 }
 
@@ -249,8 +268,10 @@ void store_clear(struct store *s)
 {
     for (size_t i = 0; i < s->tables_count; i++) {
         free(s->tables[i].slots);
+        free(s->tables[i].live.list);
     }
     s->tables_count = 0;
+    s->usage.count = 0;
     memset(s->digests, 0, sizeof s->digests);
 }
 
@@ -259,6 +280,7 @@ void store_free(struct store *s)
     if (s != NULL) {
         store_clear(s);
         free(s->tables);
+        free(s->usage.list);
         free(s);
     }
 }
@@ -294,6 +316,8 @@ static void put_point(struct store *s, struct store_table *t, const struct otr_p
     }
     store_digest_take(s, t->collection, key.hash, t->sums[old - t->slots]);
     store_digest_add(s, t->collection, key.hash, sum);
+    live_less(t, old->place);
+    live_at(t, place)->live++;
     *old = slot;
     t->sums[old - t->slots] = sum;
 }
@@ -311,13 +335,22 @@ static int apply_put(struct store *s, uint16_t kind, const uint8_t *body, size_t
     }
     count = it.left;
     if (count > 0) {
-        t = store_table_make(s, it.collection, count);
+        uint32_t segment = (uint32_t)(place >> 40); /* a record never straddles two */
+        struct store_usage *usage = store_counts_make(&s->usage, segment);
+
+        t = usage == NULL ? NULL : store_table_make(s, it.collection, count);
         if (t == NULL) {
             return OTR_NOMEM;
         }
+        if (store_counts_make(&t->live, segment) == NULL) {
+            store_table_settle(s, t);
+            return OTR_NOMEM;
+        }
+        usage->points += count;
         while (body_next(&it, &p) == 0) {
             uint32_t sum; /* a point begins with the checksum of its content (codec.h) */
 
+            usage->points_bytes += it.next - it.offset;
             memcpy(&sum, body + it.offset, sizeof sum);
             put_point(s, t, &p, place + (RECORD_HEADER_BYTES + it.offset) / 8, sum, same_id, data);
         }
@@ -383,9 +416,11 @@ int store_apply(struct store *s, const struct record_header *h, const uint8_t *b
         break;
     case RECORD_DELETE:
         rv = apply_delete(s, body, h->body_bytes, same_id, data, &count);
+        store_usage_deletes(s, (uint32_t)(place >> 40), h->body_bytes);
         break;
     case RECORD_DROP:
         rv = apply_drop(s, body, h->body_bytes);
+        store_usage_deletes(s, (uint32_t)(place >> 40), h->body_bytes);
         break;
     case RECORD_EPOCH:
         break;

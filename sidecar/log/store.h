@@ -5,6 +5,9 @@
  * candidate places (almost always one) whose points are read and compared. Entries are applied in index order,
  * committed ones only; deletions leave no slot behind.
  *
+ * Beside that it counts, for every segment of the journal, how many points were applied from it and how many of them
+ * are live still: what compaction goes by.
+ *
  * Loop thread only, but for a snapshot, which may be walked on any thread. */
 #ifndef OUTRIGGER_LOG_STORE_H
 #define OUTRIGGER_LOG_STORE_H
@@ -39,6 +42,29 @@ uint64_t store_count_all(const struct store *s);
 void store_collections(const struct store *s, void (*cb)(uint64_t collection, uint64_t count, void *data), void *data);
 size_t store_memory_bytes(const struct store *s);
 
+/* --- for compaction: what of a segment is still needed --- */
+
+struct store_usage {
+    uint32_t segment;
+    uint64_t points; /* that were applied from there */
+    uint64_t live;   /* of them: the newest version of their id */
+    uint64_t points_bytes;
+    uint64_t deletes_bytes; /* of the bodies of DELETE and DROP entries */
+};
+/* All zero when the store knows nothing of the segment. */
+void store_usage(const struct store *s, uint32_t segment, struct store_usage *usage);
+/* The segment is gone. */
+void store_usage_forget(struct store *s, uint32_t segment);
+/* Whether the newest version of a point with this hash stands at `place`. */
+bool store_is_live(const struct store *s, uint64_t collection, uint64_t hash, journal_place place);
+/* A copy of the point at `from`, `bytes` long, stands at `to`: if it is live, it is found there from now on. The copy
+ * counts for its segment in either case. OTR_NOMEM: nothing has changed. */
+OTR_MUST_CHECK int store_move(struct store *s, uint64_t collection, uint64_t hash, journal_place from, journal_place to,
+                              uint32_t bytes);
+/* Deletions kept in a segment by compaction, as recovery meets them. Never fails: what cannot be noted is estimated too
+ * low. */
+void store_usage_deletes(struct store *s, uint32_t segment, uint64_t bytes);
+
 /* A copy of the places of all live points of a collection (or of all: collection 0), sorted by place (sequential
  * reading) or by hash (scroll: hashes >= from, at most max; equal hashes are not parted unless more than max points
  * share one, so that the next page begins at the last hash + 1). NULL when out of memory. Free anywhere. */
@@ -51,7 +77,8 @@ struct store_snapshot {
     uint64_t *collections; /* per slot, only for collection 0 */
 };
 struct store_snapshot *store_snapshot_by_place(const struct store *s, uint64_t collection);
-/* Of one collection, only points whose newest version stands at `place` or behind it. Walks the whole table. */
+/* Of one collection, only points whose newest version stands at `place`, which is of an entry, or behind it. Points
+ * that compaction has moved are none of them: their entries had left the log. Walks the whole table. */
 struct store_snapshot *store_snapshot_since(const struct store *s, uint64_t collection, journal_place place);
 struct store_snapshot *store_snapshot_by_hash(const struct store *s, uint64_t collection, uint64_t from, size_t max);
 void store_snapshot_free(struct store_snapshot *snap);

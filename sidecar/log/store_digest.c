@@ -129,6 +129,9 @@ int store_replace(struct store *s, const struct store_ranges *ranges, const stru
     for (size_t i = 0; i < from->tables_count && rv == 0; i++) { /* room first, so that nothing fails halfway */
         rv = store_table_make(s, from->tables[i].collection, from->tables[i].count) == NULL ? OTR_NOMEM : 0;
     }
+    if (rv == 0) {
+        rv = store_usage_merge(s, from);
+    }
     for (size_t i = 0; i < count && rv == 0; i++) {
         for (size_t k = 0; k < old[i].count; k++) {
             remove_slot(s, store_table_get(s, collections[i]), &old[i].slots[k]);

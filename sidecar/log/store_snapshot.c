@@ -164,7 +164,7 @@ static size_t items_since(struct items *items, size_t room, const struct store_t
     size_t found = 0;
 
     for (size_t i = 0; i < t->capacity; i++) {
-        if (t->slots[i].place >= place && t->slots[i].place != 0) {
+        if (t->slots[i].place != 0 && !journal_place_before(t->slots[i].place, place)) {
             if (found++ < room) {
                 items_add(items, t, i);
             }

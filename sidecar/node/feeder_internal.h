@@ -43,6 +43,7 @@ struct feeder {
     size_t clear_count, clear_next;
     uint64_t clear_after; /* so many metas are durable: that the engine holds nothing is among them */
     struct store_snapshot *snapshot;
+    struct journal_pin *pin; /* of what the snapshot's places are in */
     size_t snapshot_next, snapshot_sent;
     uint64_t snapshot_index;
     struct journal_reader *replay_reader;

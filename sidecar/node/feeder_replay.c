@@ -21,6 +21,8 @@ void feeder_replay_forget(struct feeder *f)
 {
     store_snapshot_free(f->snapshot);
     f->snapshot = NULL;
+    journal_pin_free(f->pin);
+    f->pin = NULL;
     free(f->clear);
     f->clear = NULL;
     f->clear_count = 0;
@@ -95,7 +97,8 @@ void feeder_replay_start(struct feeder *f)
     snprintf(f->data_id, sizeof f->data_id, "%s", s->node->engine_status.data_id);
     f->applied = 0;
     f->snapshot = store_snapshot_by_place(s->store, 0);
-    if (f->snapshot == NULL || clear_gather(f) != 0) {
+    f->pin = journal_pin_new(s->node->journal);
+    if (f->snapshot == NULL || f->pin == NULL || clear_gather(f) != 0) {
         feeder_replay_forget(f);
         f->data_id[0] = '\0';
         feeder_pause(f, "replay", OTR_NOMEM, NULL);

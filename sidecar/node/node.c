@@ -297,6 +297,7 @@ static void on_tick(uv_timer_t *timer)
         shard_note_progress(s, now, false);
     }
     handoff_tick(n, now);
+    compaction_tick(n, now);
     if (!n->dying) {
         collections_tick(n, now);
     }
@@ -347,6 +348,7 @@ static void on_engine_status(struct otr_engine *engine, const struct otr_engine_
 
 static void free_all(struct node *n)
 {
+    compaction_stop(n);
     for (otr_shard i = 0; i < n->shards_top; i++) {
         shard_free(n->shards[i]);
     }
@@ -571,7 +573,10 @@ int node_new(struct node **out, const struct node_config *config, struct otr_err
     if (n == NULL) {
         return OTR_NOMEM;
     }
-    rv = recover_node(n, msg);
+    rv = recover_node(n, config->compaction.segment_bytes, msg);
+    if (rv == 0) {
+        rv = compaction_start(n, &config->compaction);
+    }
     if (rv != 0) {
         free_all(n);
         return rv;

@@ -27,6 +27,15 @@ enum node_compression {
     NODE_COMPRESSION_NEVER,  /* and nobody is to send us compressed entries either: as a version that knows none */
 };
 
+/* Compaction of the journal (sidecar/log/compactor.h). */
+struct node_compaction {
+    uint64_t retain_bytes;  /* of the log, for replicas that lag */
+    uint64_t retain_ms;     /* likewise */
+    uint32_t live_percent;  /* 0: 50 */
+    uint64_t bytes_per_s;   /* 0: as fast as it goes */
+    uint64_t segment_bytes; /* of the journal's files; 0: 256 MiB */
+};
+
 struct node_config {
     uv_loop_t *loop;
     const char *cluster;
@@ -43,6 +52,7 @@ struct node_config {
     struct otr_engine_config engine_config; /* loop and on_status are filled in */
     uint32_t session_ttl_ms;
     enum node_compression compression;
+    struct node_compaction compaction;
     uint32_t delay_max_ms; /* of the shards' work, sidecar/core/admission.h; 0: NODE_DELAY_MAX_MS */
     /* Something that only stopping can answer (a data directory used by another, our name used elsewhere, a failed
      * disk): the process prints `why` and ends. */

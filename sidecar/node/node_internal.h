@@ -40,6 +40,7 @@
 
 enum {
     NODE_TICK_MS = 10,
+    NODE_RESERVE_BYTES = 64 << 20,     /* kept on disk for compaction on a full disk */
     NODE_APPEND_BYTES_MAX = 1 << 20,   /* of entries in one message to a peer (one entry may be larger) */
     NODE_PENDING_BYTES_MAX = 60 << 20, /* appended and not yet durable: what primaries send waits then. Below the
                                         * journal's own bound by more than the largest entry. */
@@ -240,6 +241,7 @@ struct node {
     struct file_system *fs;
     int lock; /* on the data directory, -1: none */
     struct journal *journal;
+    struct compaction *compaction;
     struct flusher *flusher;
     bool flushing;
     bool disk_full;
@@ -343,6 +345,12 @@ bool apply_same_id(void *data, journal_place place, const char *id, size_t id_by
 int flush_start(struct node *n, struct otr_errmsg *msg);
 void flush_turn(struct node *n); /* at the end of each loop turn */
 void flush_stop(struct node *n);
+
+/* compaction.c */
+int compaction_start(struct node *n, const struct node_compaction *config); /* after recovery; OTR_NOMEM */
+void compaction_tick(struct node *n, uint64_t now_ms);
+void compaction_metrics(struct node *n);
+void compaction_stop(struct node *n);
 
 /* coordinator.c */
 int coordinator_start(struct node *n, const struct otr_backend_config *config, uint32_t session_ttl_ms,

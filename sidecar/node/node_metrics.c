@@ -74,6 +74,8 @@ static void read_node(struct node *n)
     m->peer_incoming_bytes = peer_hub_incoming(n->hub);
     m->journal_tail_bytes = journal.tail_bytes;
     m->journal_segments = journal.segments;
+    m->journal_bytes = journal.bytes;
+    compaction_metrics(n);
 }
 
 static void read_shard(struct shard *s, uint64_t now_ms, const struct replica_status *status)

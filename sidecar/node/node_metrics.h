@@ -27,6 +27,11 @@ struct node;
     X(S, journal_flushes_total, COUNTER, "Batches written and synced")                                                 \
     X(S, journal_flushed_bytes_total, COUNTER, "Bytes written and synced")                                             \
     X(S, journal_flush_seconds, HISTOGRAM, "Writing and syncing one batch")                                            \
+    X(S, journal_compacted_segments_total, COUNTER, "Journal files that compaction replaced")                          \
+    X(S, journal_compaction_read_bytes_total, COUNTER, "Bytes that compaction read")                                   \
+    X(S, journal_compaction_copied_bytes_total, COUNTER, "Bytes that compaction wrote")                                \
+    X(S, journal_compaction_seconds_total, COUNTER_MS, "Time that compaction spent reading and writing")               \
+    X(S, journal_compaction_failures_total, COUNTER, "Compactions that came to nothing and are tried again")           \
     X(S, coordinator_sessions_lost_total, COUNTER, "Sessions that the coordinator ended")                              \
     X(S, compress_seconds, HISTOGRAM, "Compressing one batch of entries or points for a peer")                         \
     X(S, compress_cpu_seconds_total, COUNTER_MS, "Processor time spent compressing for peers")                         \
@@ -52,7 +57,10 @@ struct node;
     X(S, held_write_bytes, GAUGE, "Writes held for a moment because their shard has no primary")                       \
     X(S, peer_incoming_bytes, GAUGE, "Calls of peers that are half read or not yet answered")                          \
     X(S, journal_tail_bytes, GAUGE, "Newest part of the journal that is kept in memory")                               \
-    X(S, journal_segments, GAUGE, "Segment files")
+    X(S, journal_segments, GAUGE, "Segment files")                                                                     \
+    X(S, journal_bytes, GAUGE, "Disk space that the journal takes")                                                    \
+    X(S, journal_old_live_bytes, GAUGE, "Of what has left the log: needed, by estimate")                               \
+    X(S, journal_old_dead_bytes, GAUGE, "Of what has left the log: not needed, and to be given back")
 
 /* outrigger_shard_..., of each replica here */
 #define SHARD_METRICS(X, S)                                                                                            \

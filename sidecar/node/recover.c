@@ -1,8 +1,9 @@
 /* Recovery of a node from its data directory.
  *
- * One pass over the journal collects the request ids of all entries and rebuilds what seeds left. Then the entries
- * known to be committed are applied in a second pass: which ones these are is known only at the end, and an entry above
- * may yet be cut, so it must not be in the store (invariant 5). */
+ * One pass over the journal collects the request ids of all entries and rebuilds what seeds and compaction left. Then
+ * the entries known to be committed are applied in a second pass: which ones these are is known only at the end, and an
+ * entry above may yet be cut, so it must not be in the store (invariant 5). Entries that stand in front of a compacted
+ * part of the journal are known to be committed when that is reached, and applied before it is. */
 #include "sidecar/node/recover.h"
 
 #include "sidecar/io/clock.h"
@@ -10,6 +11,7 @@
 #include "sidecar/io/random.h"
 #include "sidecar/node/seed.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,7 +69,7 @@ static void add_id(struct recovery *r, struct shard *s, const struct recovered_i
     s->recovered[s->recovered_count++] = *id;
 }
 
-static void visit_seed_end(struct recovery *r, struct shard *s, const struct record_header *h, const uint8_t *body)
+static void visit_ids(struct recovery *r, struct shard *s, const struct record_header *h, const uint8_t *body)
 {
     for (size_t at = 0; at + sizeof(struct seed_request_id) <= h->body_bytes; at += sizeof(struct seed_request_id)) {
         struct seed_request_id id;
@@ -79,7 +81,34 @@ static void visit_seed_end(struct recovery *r, struct shard *s, const struct rec
                    .has_outcome = true,
                });
     }
+}
+
+/* Points and deletions that compaction kept. */
+static int visit_kept(struct shard *s, const struct record_header *h, const uint8_t *body, journal_place place)
+{
+    struct record_header as = *h;
+
+    if (h->kind == RECORD_KEPT_POINTS) {
+        return store_apply_seed(s->store, body, h->body_bytes, place, apply_same_id, s);
+    }
+    as.kind = h->kind == RECORD_KEPT_DROP ? RECORD_DROP : RECORD_DELETE;
+    return store_apply(s->store, &as, body, place, apply_same_id, s, NULL);
+}
+
+/* An entry that leaves the log, and was committed therefore. */
+static void settled(void *data, const struct record_header *h, const uint8_t *body, journal_place place)
+{
+    struct recovery *r = data;
+    struct shard *s = r->status == 0 ? shard_of(r, h->shard) : NULL;
+    uint32_t outcome = 0;
+
+    if (s == NULL || h->index <= s->stored) {
+        return;
+    }
+    assert(h->index == s->stored + 1);
+    r->status = store_apply(s->store, h, body, place, apply_same_id, s, &outcome);
     s->stored = h->index;
+    recover_outcome(s, h->index, outcome);
 }
 
 static void visit(void *data, const struct record_header *h, const uint8_t *body, journal_place place)
@@ -100,7 +129,19 @@ static void visit(void *data, const struct record_header *h, const uint8_t *body
         r->status = store_apply_seed(s->store, body, h->body_bytes, place, apply_same_id, s);
         break;
     case RECORD_SEED_END:
-        visit_seed_end(r, s, h, body);
+        visit_ids(r, s, h, body);
+        s->stored = h->index;
+        break;
+    case RECORD_KEPT_POINTS:
+    case RECORD_KEPT_DELETES:
+    case RECORD_KEPT_DROP:
+        r->status = visit_kept(s, h, body, place);
+        break;
+    case RECORD_KEPT_IDS:
+        visit_ids(r, s, h, body);
+        break;
+    case RECORD_KEPT_HEAD:
+        s->stored = h->index;
         break;
     case RECORD_CUT:
         while (s->recovered_count > 0 && s->recovered[s->recovered_count - 1].entry.position.index >= h->index) {
@@ -207,11 +248,11 @@ static int take_lock(struct node *n, struct otr_errmsg *msg)
     }
 }
 
-int recover_node(struct node *n, struct otr_errmsg *msg)
+int recover_node(struct node *n, uint64_t segment_bytes, struct otr_errmsg *msg)
 {
     struct recovery r = {.node = n};
     char identity[2 * OTR_NAME_MAX + 2];
-    struct journal_config config = {.identity = identity};
+    struct journal_config config = {.identity = identity, .segment_bytes = segment_bytes, .settled = settled};
     uint64_t began = clock_now_ms();
     int rv = make_dir(n->data_dir, msg);
 

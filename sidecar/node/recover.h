@@ -12,7 +12,7 @@ struct recovered_id {
 };
 
 /* Locks the directory, opens the journal, rebuilds the stores of all its shards. */
-int recover_node(struct node *n, struct otr_errmsg *msg);
+int recover_node(struct node *n, uint64_t segment_bytes, struct otr_errmsg *msg);
 /* Hands what was recovered of the request ids to the replica. */
 int recover_requests(struct shard *s);
 /* The outcome of an entry, before there is a replica to tell. */

@@ -51,6 +51,7 @@ struct search {
     int *numbers;
     size_t numbers_count;
     struct store_snapshot *snapshot;
+    struct journal_pin *pin; /* of what the snapshot's places are in */
     size_t snapshot_next;
     int status;
     struct otr_errmsg msg;
@@ -186,6 +187,7 @@ static void search_end(struct search *x, int status)
     forget_reader(x);
     free(x->numbers);
     store_snapshot_free(x->snapshot);
+    journal_pin_free(x->pin);
     cJSON_Delete(x->filter);
     free(x);
 }
@@ -258,6 +260,14 @@ static int reader_add(struct search *x, journal_place place)
     return 0;
 }
 
+/* The snapshot is read over several turns: what its places are in must stay. */
+static int pin_snapshot(struct search *x)
+{
+    journal_pin_free(x->pin);
+    x->pin = journal_pin_new(x->shard->node->journal);
+    return x->snapshot == NULL || x->pin == NULL ? OTR_NOMEM : 0;
+}
+
 static int scan_start(struct search *x)
 {
     forget_hits(x);
@@ -266,7 +276,7 @@ static int scan_start(struct search *x)
     x->snapshot_next = 0;
     store_snapshot_free(x->snapshot);
     x->snapshot = store_snapshot_by_place(x->shard->store, x->ask.collection);
-    return x->snapshot == NULL ? OTR_NOMEM : 0;
+    return pin_snapshot(x);
 }
 
 static void scan_piece(struct search *x)
@@ -310,7 +320,7 @@ static int look_up(struct search *x, const struct otr_engine_hit *hits, size_t c
         qsort(places, found, sizeof *places, compare_places);
     }
     for (size_t i = 0; rv == 0 && i < found; i++) {
-        if ((i == 0 || places[i] != places[i - 1]) && (x->tail == 0 || places[i] < x->tail)) {
+        if ((i == 0 || places[i] != places[i - 1]) && (x->tail == 0 || journal_place_before(places[i], x->tail))) {
             rv = reader_add(x, places[i]);
         }
     }
@@ -322,7 +332,7 @@ static int look_up(struct search *x, const struct otr_engine_hit *hits, size_t c
 static int tail_start(struct search *x)
 {
     x->snapshot = store_snapshot_since(x->shard->store, x->ask.collection, x->tail);
-    return x->snapshot == NULL ? OTR_NOMEM : 0;
+    return pin_snapshot(x);
 }
 
 /* Learns how many hits fall out. */

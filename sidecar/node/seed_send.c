@@ -25,7 +25,8 @@ struct seed_out {
     otr_node to;
     struct peer_stream *stream;
     struct store_snapshot *snapshot;
-    size_t at; /* next slot */
+    struct journal_pin *pin; /* of what the snapshot's places are in */
+    size_t at;               /* next slot */
     struct otr_position position;
     uint8_t *request_ids;
     size_t request_ids_bytes;
@@ -47,6 +48,7 @@ struct seed_out {
 static void out_free(struct seed_out *o)
 {
     store_snapshot_free(o->snapshot);
+    journal_pin_free(o->pin);
     if (o->reader != NULL) {
         journal_reader_free(o->reader);
     }
@@ -376,11 +378,13 @@ void seed_send_start(struct shard *s, otr_node to)
     o->points_next = SEED_PIECE_POINTS / 8;
     o->position = (struct otr_position){journal_epoch_at(n->journal, s->id, s->stored), s->stored};
     o->snapshot = store_snapshot_by_place(s->store, 0);
+    o->pin = journal_pin_new(n->journal);
     replica_requests(s->replica, add_id, &ids);
     keep_newest(&ids);
     o->request_ids = ids.bytes;
     o->request_ids_bytes = ids.used;
-    if (o->snapshot == NULL || ids.failed || peer_seed_open(link, &o->stream, on_room, on_done, o) != 0) {
+    if (o->snapshot == NULL || o->pin == NULL || ids.failed ||
+        peer_seed_open(link, &o->stream, on_room, on_done, o) != 0) {
         out_free(o);
         fail_at_start(s, to);
         return;
