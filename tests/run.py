@@ -22,6 +22,16 @@ SKIPPED = 77
 PEER_TLS_FILTER = ("--filter '@(lane|seed|link|call)/!(deadline_of_the_caller|enormous_length|refusals_of_the_protocol|"
                    "too_many_headers|another_cluster_is_refused|another_node_answers)'")
 
+# What else runs under valgrind (core runs whole): the journal and the parsers. Not what measures time, which
+# goes by some thirty times slower there, and not the loops over failing calls; ASan sees all of them.
+VALGRIND = [
+    ("coord", "test", "!(failing)/*"),
+    ("log", "test", "!(failing)/*"),
+    ("api", "test", "@(json|url|tokens|http_guard)/*"),
+    ("peer", "test", "@(compress|garbage|grpc)/*"),
+    ("etcd", "test", "@(codec|stream|etcd_codec|etcd_stream)*/*"),
+    ("cli", "long", "!(failing)/*"),
+]
 FAILING_CALLS = "/usr/bin/python3 -m unittest discover -s tests/failing-calls -p 'test_*.py'"
 
 SHOWN = {"coverage"}  # whose output is told, too, when they pass
@@ -41,6 +51,12 @@ SUITES = (
         ("unit-peer-tls-sanitized", "test", 240, f"PEER_TLS=1 $BUILD/bin-sanitize/unit-peer -j2 {PEER_TLS_FILTER}"),
         ("unit-ruvector-sanitized", "test", 240, "$BUILD/bin-sanitize/unit-ruvector -j1"),
         ("unit-core-valgrind", "test", 400, "$VALGRIND $BUILD/bin/unit-core -j2 --timeout 300"),
+    ]
+    + [
+        (f"unit-{room}-valgrind", which, 400, f"$VALGRIND $BUILD/bin/unit-{room} -j2 --timeout 300 --filter '{tests}'")
+        for room, which, tests in VALGRIND
+    ]
+    + [
         ("ruvector-server", "test", 120, "node --test engines/ruvector/node/test/*.test.js"),
         ("peer-interop", "test", 120, "tests/peer-interop/run.sh"),
         ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
