@@ -33,6 +33,17 @@ int cluster_init(struct coord_client *c, const struct cluster_plan *plan, struct
 int cluster_compression_set(struct coord_client *c, enum topology_compression wanted, enum topology_compression *before,
                             struct otr_errmsg *msg);
 
+struct cluster_mode {
+    enum replica_mode mode;
+    uint32_t max_lag_entries, max_lag_ms; /* 0: as they are; then what they are */
+    /* what came of it */
+    enum replica_mode before;
+    bool changed;
+};
+/* Changes the settings `mode`, `max_lag_entries` and `max_lag_ms`, unless they are so already. Errors as
+ * cluster_compression_set. */
+int cluster_mode_set(struct coord_client *c, struct cluster_mode *m, struct otr_errmsg *msg);
+
 /* The subcommands of `outrigger cluster`. */
 extern const struct command cluster_init_command;
 extern const struct command cluster_status_command;
@@ -41,6 +52,7 @@ extern const struct command cluster_health_command;
 extern const struct command cluster_etcd_role_command;
 extern const struct command cluster_failover_command;
 extern const struct command cluster_loss_report_command;
+extern const struct command cluster_set_mode_command;
 extern const struct command cluster_enable_compression_command;
 
 #endif

@@ -1,79 +1,36 @@
 /* cluster enable-compression: one setting of the whole cluster, in the coordinator's key `config`. The sidecars watch
  * that key and follow; none restarts, and no request notices. */
 #include "sidecar/cli/cluster.h"
-#include "sidecar/coord/keys.h"
+#include "sidecar/cli/cluster_config.h"
 #include "sidecar/coord/values.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TRIES = 5 /* against others who change the settings at the same time */ };
-
 /* --- changing ----------------------------------------------------------------------------------------------------- */
 
-static int replace(struct coord_client *c, const char *key, const char *value, uint64_t revision,
-                   enum topology_compression wanted, struct otr_errmsg *msg)
+struct wish {
+    enum topology_compression wanted;
+    enum topology_compression *before;
+};
+
+static int change(void *data, const char *value, const struct topology_config *now, char **changed,
+                  struct otr_errmsg *msg)
 {
-    char *changed = value_config_with_compression(value, wanted, msg);
-    int rv;
+    const struct wish *w = data;
 
-    if (changed == NULL) {
-        return msg->text[0] != '\0' ? OTR_PROTO : OTR_NOMEM;
+    *w->before = now->compression;
+    if (now->compression == w->wanted) {
+        return 0;
     }
-    rv = coord_client_txn(
-        c,
-        &(struct otr_txn){
-            .compares = &(struct otr_compare){.type = OTR_COMPARE_UNMODIFIED, .key = key, .revision = revision},
-            .compares_count = 1,
-            .ops = &(struct otr_op){.type = OTR_OP_PUT, .key = key, .value = changed, .value_bytes = strlen(changed)},
-            .ops_count = 1,
-        },
-        msg);
-    free(changed);
-    if (rv == OTR_UNKNOWN || rv == OTR_CANCELED) {
-        otr_errmsg_wrap(msg, "whether the setting has changed is not known: run this again");
-    }
-    return rv;
-}
-
-/* Looks, and changes it if that is needed. OTR_CONFLICT: somebody else came first. */
-static int set_once(struct coord_client *c, enum topology_compression wanted, enum topology_compression *before,
-                    struct otr_errmsg *msg)
-{
-    struct topology_config config;
-    char key[KEY_MAX];
-    uint64_t revision;
-    char *value;
-    int rv;
-
-    key_config(key, c->cluster);
-    rv = coord_client_get(c, key, &value, &revision, msg);
-    if (rv == OTR_NOTFOUND) {
-        otr_errmsg_set(msg, "there is no cluster %s; 'outrigger cluster init' makes one", c->cluster);
-    }
-    if (rv != 0) {
-        return rv;
-    }
-    rv = value_config_parse(value, &config, msg);
-    if (rv == 0) {
-        *before = config.compression;
-        rv = config.compression != wanted ? replace(c, key, value, revision, wanted, msg) : 0;
-    } else {
-        otr_errmsg_wrap(msg, "key %s", key);
-    }
-    free(value);
-    return rv;
+    *changed = value_config_with_compression(value, w->wanted, msg);
+    return *changed != NULL ? 0 : msg->text[0] != '\0' ? OTR_PROTO : OTR_NOMEM;
 }
 
 int cluster_compression_set(struct coord_client *c, enum topology_compression wanted, enum topology_compression *before,
                             struct otr_errmsg *msg)
 {
-    int rv = OTR_CONFLICT;
-
-    for (int i = 0; i < TRIES && rv == OTR_CONFLICT; i++) {
-        rv = set_once(c, wanted, before, msg);
-    }
-    return rv;
+    return cluster_config_change(c, change, &(struct wish){.wanted = wanted, .before = before}, msg);
 }
 
 /* --- the command -------------------------------------------------------------------------------------------------- */

@@ -19,6 +19,7 @@ static const struct command *const commands[] = {
     &cluster_etcd_role_command,
     &cluster_failover_command,
     &cluster_loss_report_command,
+    &cluster_set_mode_command,
     &cluster_enable_compression_command,
     &sidecar_command,
     &token_command,
@@ -41,6 +42,7 @@ static void print_usage(FILE *out)
                  "  cluster list-nodes  nodes, their addresses and loads\n"
                  "  cluster health      what is wrong and what to do; exit code 0 when nothing is\n"
                  "  cluster failover    changes the primary of a shard, in order\n"
+                 "  cluster set-mode    whether writes wait for the replicas: sync or async\n"
                  "  cluster loss-report  lists acknowledged entries that are lost\n"
                  "  cluster enable-compression  lets sidecars compress what they send each other\n"
                  "  cluster etcd-role   prints how to make etcd's user and role for a cluster\n"
@@ -66,6 +68,7 @@ static const struct group {
                 "  list-nodes  nodes, their addresses and loads\n"
                 "  health      what is wrong and what to do; exit code 0 when nothing is\n"
                 "  failover    changes the primary of a shard, in order\n"
+                "  set-mode    whether writes wait for the replicas: sync or async\n"
                 "  loss-report lists acknowledged entries that are lost\n"
                 "  enable-compression  lets sidecars compress what they send each other\n"},
     {"certs", "  ca          makes a certificate authority for a cluster\n"

@@ -3,19 +3,17 @@
  *
  *   config       {"shards", "replication_factor", "min_in_sync", "generation": D, and as far as they are not the
  *                defaults: "beacon_ms", "grant_ms", "replica_timeout_ms", "suspect_timeout_ms", "session_ttl_ms",
- *                "read_lag_ms", "apply_wait_ms", "request_timeout_ms", "compression": "zstd"; an algorithm that is not
- *                known here means none, so that a later version may add one}
- *   nodes/N      {"zone", "state": "active" | "draining"}; parsing sets registered
- *   live/N       {"client": {"host", "port", "tls": true if so}, "peer": the same, "incarnation": H, "session",
- *                "version"}; parsing sets live
- *   shards/S     {"id", "range": [first, last], "generation": D, "version": D, "epoch": D,
- *                "primary": null | {"node", "incarnation": H}, "in_sync": [{"node", "log": H}], "replicas": [node],
- *                "learners": [node], "state": "active", "position": {"epoch": D, "index": D}, "mode": "sync" | "async",
- *                "min_in_sync", "grant_ms", "lossy": {"epoch": D, "index": D} if any epoch began without acknowledged
- *                entries}; learners are the replicas not in sync, there for people to read
- *   leases/S     {"node", "incarnation": H, "epoch": D}; parsing sets present, and leaves revision and session
- *   collections/C {"id": H, "dimension", "metric": RuVector's name, "partition": "xxh3", "options": {...} if any};
- *                parsing leaves name and revision
+ *                "read_lag_ms", "apply_wait_ms", "request_timeout_ms", "mode": "async", "max_lag_entries",
+ * "max_lag_ms", "compression": "zstd"; an algorithm that is not known here means none, so that a later version may add
+ * one} nodes/N      {"zone", "state": "active" | "draining"}; parsing sets registered live/N       {"client": {"host",
+ * "port", "tls": true if so}, "peer": the same, "incarnation": H, "session", "version"}; parsing sets live shards/S
+ * {"id", "range": [first, last], "generation": D, "version": D, "epoch": D, "primary": null | {"node", "incarnation":
+ * H}, "in_sync": [{"node", "log": H}], "replicas": [node], "learners": [node], "state": "active", "position": {"epoch":
+ * D, "index": D}, "mode": "sync" | "async", "min_in_sync", "grant_ms", "lossy": [{"epoch": D, "index": D}] if epochs
+ * began without acknowledged entries}; learners are the replicas not in sync, there for people to read leases/S
+ * {"node", "incarnation": H, "epoch": D}; parsing sets present, and leaves revision and session collections/C {"id": H,
+ * "dimension", "metric": RuVector's name, "partition": "xxh3", "options": {...} if any}; parsing leaves name and
+ * revision
  *
  * "state" of a shard and "partition" have one value so far. A program that meets another one must not go on as if it
  * understood: the value is refused. */
@@ -42,6 +40,7 @@ static const struct {
     {"read_lag_ms", offsetof(struct topology_config, read_lag_ms)},
     {"apply_wait_ms", offsetof(struct topology_config, apply_wait_ms)},
     {"request_timeout_ms", offsetof(struct topology_config, request_timeout_ms)},
+    {"max_lag_ms", offsetof(struct topology_config, max_lag_ms)},
 };
 enum { TIMINGS_COUNT = sizeof timings / sizeof timings[0] };
 
@@ -69,6 +68,56 @@ bool value_compression_find(const char *name, enum topology_compression *out)
         }
     }
     return false;
+}
+
+const char *value_mode_name(enum replica_mode mode)
+{
+    return mode == REPLICA_ASYNC ? "async" : "sync";
+}
+
+bool value_mode_find(const char *name, enum replica_mode *out)
+{
+    *out = strcmp(name, "async") == 0 ? REPLICA_ASYNC : REPLICA_SYNC;
+    return *out == REPLICA_ASYNC || strcmp(name, "sync") == 0;
+}
+
+static bool add_mode(cJSON *json, const struct topology_config *c, const struct topology_config *defaults)
+{
+    return (c->mode != REPLICA_ASYNC || field_add_text(json, "mode", value_mode_name(c->mode))) &&
+           (c->max_lag_entries == defaults->max_lag_entries ||
+            field_add_number(json, "max_lag_entries", c->max_lag_entries));
+}
+
+static int parse_mode(const cJSON *json, struct topology_config *v, struct otr_errmsg *msg)
+{
+    char mode[8] = "";
+    int rv = field_get_text(json, "mode", true, mode, sizeof mode, msg);
+
+    if (rv == 0 && mode[0] != '\0' && !value_mode_find(mode, &v->mode)) {
+        rv = field_refuse(msg, "mode", "is neither \"sync\" nor \"async\"");
+    }
+    if (rv == 0 && field_find(json, "max_lag_entries") != NULL) {
+        rv = field_get_number(json, "max_lag_entries", 1, UINT32_MAX, &v->max_lag_entries, msg);
+    }
+    return rv;
+}
+
+char *value_config_with_mode(const char *text, const struct topology_config *wanted, struct otr_errmsg *msg)
+{
+    struct topology_config defaults;
+    cJSON *json = field_object(text, msg);
+    bool ok;
+
+    if (json == NULL) {
+        return NULL;
+    }
+    topology_config_defaults(&defaults);
+    cJSON_DeleteItemFromObjectCaseSensitive(json, "mode");
+    cJSON_DeleteItemFromObjectCaseSensitive(json, "max_lag_entries");
+    cJSON_DeleteItemFromObjectCaseSensitive(json, "max_lag_ms");
+    ok = add_mode(json, wanted, &defaults) &&
+         (wanted->max_lag_ms == defaults.max_lag_ms || field_add_number(json, "max_lag_ms", wanted->max_lag_ms));
+    return field_finish(json, ok);
 }
 
 char *value_config_with_compression(const char *text, enum topology_compression compression, struct otr_errmsg *msg)
@@ -101,6 +150,7 @@ char *value_config_print(const struct topology_config *c)
             ok = ok && field_add_number(json, timings[i].name, timing_get(c, i));
         }
     }
+    ok = ok && add_mode(json, c, &defaults);
     if (c->compression != TOPOLOGY_COMPRESSION_NONE) {
         ok = ok && field_add_text(json, "compression", compressions[c->compression]);
     }
@@ -129,6 +179,7 @@ int value_config_parse(const char *text, struct topology_config *c, struct otr_e
             }
         }
     }
+    rv = rv != 0 ? rv : parse_mode(json, &v, msg);
     rv = rv != 0 ? rv : field_get_text(json, "compression", true, compression, sizeof compression, msg);
     if (rv == 0 && !value_compression_find(compression, &v.compression)) {
         v.compression = TOPOLOGY_COMPRESSION_NONE;
@@ -291,11 +342,16 @@ char *value_descriptor_print(const struct topology *t, const struct descriptor *
          field_add_decimal(position, "index", d->position.index);
     ok = ok && field_add_text(json, "mode", d->mode == REPLICA_ASYNC ? "async" : "sync");
     ok = ok && field_add_number(json, "min_in_sync", d->min_in_sync) && field_add_number(json, "grant_ms", d->grant_ms);
-    if (d->lossy.epoch != 0) {
-        cJSON *lossy = cJSON_AddObjectToObject(json, "lossy");
+    if (d->lossy_count > 0) {
+        cJSON *lossy = cJSON_AddArrayToObject(json, "lossy");
 
-        ok = ok && field_add_decimal(lossy, "epoch", d->lossy.epoch) &&
-             field_add_decimal(lossy, "index", d->lossy.index);
+        for (uint32_t i = 0; ok && i < d->lossy_count; i++) {
+            cJSON *item = cJSON_CreateObject();
+
+            ok = field_add_decimal(item, "epoch", d->lossy[i].epoch) &&
+                 field_add_decimal(item, "index", d->lossy[i].index);
+            ok = field_append(lossy, item) && ok;
+        }
     }
     return field_finish(json, ok);
 }
@@ -423,10 +479,42 @@ static int parse_range(const cJSON *json, struct descriptor *d, struct otr_errms
     return 0;
 }
 
+static int parse_lossy(const cJSON *json, struct descriptor *d, struct otr_errmsg *msg)
+{
+    const cJSON *list = NULL;
+    const cJSON *item;
+    uint32_t count = 0;
+    uint64_t before = 0;
+    int rv;
+
+    if (field_find(json, "lossy") == NULL) {
+        return 0;
+    }
+    rv = field_get_array(json, "lossy", DESCRIPTOR_LOSSY_MAX, &list, &count, msg);
+    if (rv != 0) {
+        return rv;
+    }
+    cJSON_ArrayForEach(item, list)
+    {
+        struct otr_position *p = &d->lossy[d->lossy_count];
+
+        rv = field_get_decimal(item, "epoch", &p->epoch, msg);
+        rv = rv != 0 ? rv : field_get_decimal(item, "index", &p->index, msg);
+        if (rv == 0 && (p->epoch <= before || p->epoch > d->epoch)) {
+            rv = field_refuse(msg, "lossy", "names epochs out of order, or to come");
+        }
+        if (rv != 0) {
+            return rv;
+        }
+        before = p->epoch;
+        d->lossy_count++;
+    }
+    return 0;
+}
+
 static int parse_settings(const cJSON *json, struct descriptor *d, struct otr_errmsg *msg)
 {
     const cJSON *position = field_find(json, "position");
-    const cJSON *lossy = field_find(json, "lossy");
     char mode[8] = "";
     char state[32] = "";
     int rv;
@@ -447,13 +535,6 @@ static int parse_settings(const cJSON *json, struct descriptor *d, struct otr_er
     rv = rv != 0 ? rv : field_get_decimal(position, "index", &d->position.index, msg);
     rv = rv != 0 ? rv : field_get_number(json, "min_in_sync", 1, OTR_REPLICAS_MAX, &d->min_in_sync, msg);
     rv = rv != 0 ? rv : field_get_number(json, "grant_ms", 1, DAY_MS, &d->grant_ms, msg);
-    if (rv == 0 && lossy != NULL) {
-        rv = field_get_decimal(lossy, "epoch", &d->lossy.epoch, msg);
-        rv = rv != 0 ? rv : field_get_decimal(lossy, "index", &d->lossy.index, msg);
-        if (rv == 0 && d->lossy.epoch > d->epoch) {
-            rv = field_refuse(msg, "lossy", "names an epoch to come");
-        }
-    }
     return rv;
 }
 
@@ -499,6 +580,7 @@ int value_descriptor_parse(struct topology *t, const char *text, struct descript
     rv = rv != 0 ? rv : parse_in_sync(json, &names, &v, msg);
     rv = rv != 0 ? rv : parse_primary(json, &names, &v, msg);
     rv = rv != 0 ? rv : parse_settings(json, &v, msg);
+    rv = rv != 0 ? rv : parse_lossy(json, &v, msg);
     rv = rv != 0 ? rv : intern_names(t, &names, &v, msg);
     cJSON_Delete(json);
     if (rv == 0) {

@@ -15,6 +15,11 @@ int value_config_parse(const char *text, struct topology_config *c, struct otr_e
 /* The value `text` of `config` with this one setting changed; fields that we do not know stay. malloc'd; NULL with
  * words when it is no object, without when out of memory. */
 char *value_config_with_compression(const char *text, enum topology_compression compression, struct otr_errmsg *msg);
+/* The same with mode, max_lag_entries and max_lag_ms of `wanted`. */
+char *value_config_with_mode(const char *text, const struct topology_config *wanted, struct otr_errmsg *msg);
+/* "sync", "async" */
+const char *value_mode_name(enum replica_mode mode);
+bool value_mode_find(const char *name, enum replica_mode *out);
 /* "none", "zstd" */
 const char *value_compression_name(enum topology_compression compression);
 bool value_compression_find(const char *name, enum topology_compression *out);

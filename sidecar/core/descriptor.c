@@ -25,6 +25,35 @@ int descriptor_in_sync(const struct descriptor *d, otr_node node)
     return -1;
 }
 
+uint64_t descriptor_lossy_epoch(const struct descriptor *d)
+{
+    return d->lossy_count > 0 ? d->lossy[d->lossy_count - 1].epoch : 0;
+}
+
+void descriptor_mark_lossy(struct descriptor *d, uint64_t epoch, uint64_t index)
+{
+    if (d->lossy_count == DESCRIPTOR_LOSSY_MAX) {
+        if (d->lossy[1].index > d->lossy[0].index) {
+            d->lossy[1].index = d->lossy[0].index;
+        }
+        d->lossy_count--;
+        memmove(&d->lossy[0], &d->lossy[1], d->lossy_count * sizeof d->lossy[0]);
+    }
+    d->lossy[d->lossy_count++] = (struct otr_position){.epoch = epoch, .index = index};
+}
+
+uint64_t descriptor_lost_from(const struct descriptor *d, uint64_t epoch)
+{
+    uint64_t from = UINT64_MAX;
+
+    for (uint32_t i = 0; i < d->lossy_count; i++) {
+        if (d->lossy[i].epoch > epoch && d->lossy[i].index < from - 1) {
+            from = d->lossy[i].index + 1;
+        }
+    }
+    return from;
+}
+
 uint64_t descriptor_kept(struct otr_position position, struct otr_position last, uint64_t committed)
 {
     return last.epoch >= position.epoch ? last.index : committed;

@@ -526,6 +526,9 @@ static void dispatch(struct replica *r, const struct replica_event *ev, struct r
     case REPLICA_EV_LOSS_NOTED:
         loss_on_noted(r, ev);
         break;
+    case REPLICA_EV_SETTINGS:
+        r->config.settings = ev->settings;
+        break;
     }
 }
 

@@ -44,6 +44,8 @@ struct member {
 
 enum replica_mode { REPLICA_SYNC = 1, REPLICA_ASYNC };
 
+enum { DESCRIPTOR_LOSSY_MAX = 8 };
+
 struct descriptor {
     otr_shard shard;
     uint32_t hash_first, hash_last; /* both included */
@@ -57,9 +59,10 @@ struct descriptor {
     otr_node replicas[OTR_REPLICAS_MAX]; /* in order of preference; those not in in_sync are learners */
     uint32_t replicas_count;
     struct otr_position position; /* commit position at the last change (E4) */
-    struct otr_position lossy; /* the newest epoch that may have begun without acknowledged entries (V7, A7), and where
-                                * its leader's log ended before, or that of an earlier such epoch's if it was shorter:
-                                * what a log of lower epochs holds up to there is not lost. {0,0}: none ever did */
+    /* Epochs that may have begun without acknowledged entries (V7, A7), ascending, each with the index at which its
+     * leader's log ended before. Those before a time when all replicas were in sync are left out. */
+    struct otr_position lossy[DESCRIPTOR_LOSSY_MAX];
+    uint32_t lossy_count;
     enum replica_mode mode;
     uint32_t min_in_sync;
     uint32_t grant_ms;
@@ -70,6 +73,13 @@ int descriptor_compare(const struct descriptor *a, const struct descriptor *b);
 /* Index in in_sync, or -1. */
 int descriptor_in_sync(const struct descriptor *d, otr_node node);
 bool descriptor_has_replica(const struct descriptor *d, otr_node node);
+/* The newest epoch that may have begun without acknowledged entries; 0: none did. */
+uint64_t descriptor_lossy_epoch(const struct descriptor *d);
+/* Epoch `epoch` may, after a log that ended at `index`. Of too many the oldest two are told as one: as if the newer of
+ * them had begun where the shorter log ended. */
+void descriptor_mark_lossy(struct descriptor *d, uint64_t epoch, uint64_t index);
+/* From this index on the entries of a log whose last epoch is `epoch` are lost; UINT64_MAX: none are. */
+uint64_t descriptor_lost_from(const struct descriptor *d, uint64_t epoch);
 /* So many of the committed entries are certainly in a log that ends at `last` and knows its first `committed` entries
  * to be committed. `position` is the descriptor's: a log whose last epoch is older may differ from what was committed
  * wherever it was not told. */
@@ -179,6 +189,14 @@ struct replica_msg {
 
 /* --- events ------------------------------------------------------------------------------------------------------- */
 
+/* Of the cluster, in force at once; a primary brings the descriptor in line (D1). */
+struct replica_settings {
+    enum replica_mode mode; /* 0: whatever the descriptor says */
+    /* In mode async no write is answered while a member lacks more entries than this, or one that is older. */
+    uint64_t max_lag_entries;
+    uint32_t max_lag_ms;
+};
+
 enum replica_event_type {
     REPLICA_EV_TICK = 1,    /* Time passed. Every 10 ms or so. */
     REPLICA_EV_WRITE,       /* A client's write. */
@@ -204,6 +222,7 @@ enum replica_event_type {
     REPLICA_EV_FORCE, /* An operator accepts the loss of acknowledged entries: this replica, not in sync, shall lead
                        * (V7). Answered by exactly one DO_FORCED, unless freed before. */
     REPLICA_EV_LOSS_NOTED, /* The answer to DO_NOTE_LOSS. */
+    REPLICA_EV_SETTINGS,   /* The cluster's settings changed. */
 };
 
 enum replica_peer_state {
@@ -303,6 +322,7 @@ struct replica_event {
             uint64_t first;
             bool ok; /* durable */
         } loss_noted;
+        struct replica_settings settings;
     };
 };
 
@@ -463,6 +483,7 @@ struct replica_config {
     uint64_t incarnation;
     uint64_t process_start_ms; /* CLOCK_BOOTTIME (G4) */
     struct replica_timings timings;
+    struct replica_settings settings; /* at first */
 };
 
 /* What the journal recovered. */

@@ -204,7 +204,9 @@ static void stand(struct replica *r, struct replica_actions *out)
     d.version++;
     d.primary = r->config.self;
     d.incarnation = r->config.incarnation;
-    if (otr_position_compare(committed, d.position) > 0) {
+    if (d.mode == REPLICA_ASYNC) {
+        loss_mark(r, &d); /* what is committed here need not be in the other members' logs, nor the other way round */
+    } else if (otr_position_compare(committed, d.position) > 0) {
         d.position = committed;
     }
     /* From here on nothing of the old epoch is acknowledged or granted: see replica_follow.c. */

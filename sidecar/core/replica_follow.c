@@ -269,17 +269,16 @@ static bool may_be_discarded(const struct replica *r)
     return at < 0 || r->descriptor.in_sync[at].log_id != r->meta.log_id;
 }
 
-/* A primary that was seeded itself has no entry that conflicts with ours: then the descriptor tells what was given up,
- * of which nothing may be known to be kept. */
+/* A primary that was seeded itself may have no entry that conflicts with ours: then the descriptor tells what was given
+ * up. */
 static bool losses_noted(struct replica *r, struct replica_actions *out)
 {
-    const struct otr_position *lossy = &r->descriptor.lossy;
+    uint64_t from = r->descriptor_known ? descriptor_lost_from(&r->descriptor, r->last.epoch) : UINT64_MAX;
 
-    if (r->untrusted || r->last.index == 0 || !r->descriptor_known || !loss_possible(r, lossy->epoch) ||
-        r->last.index <= lossy->index) {
+    if (r->untrusted || r->last.index < from) {
         return true;
     }
-    return loss_noted(r, max_u64(lossy->index, r->base.index) + 1, lossy->epoch, out);
+    return loss_noted(r, max_u64(from, r->base.index + 1), descriptor_lossy_epoch(&r->descriptor), out);
 }
 
 void follow_on_seed_begin(struct replica *r, const struct replica_event *ev, struct replica_actions *out)

@@ -18,6 +18,7 @@
 
 #include "sidecar/core/dedup.h"
 #include "sidecar/core/epochs.h"
+#include "sidecar/core/lag_clock.h"
 #include "sidecar/core/replica.h"
 
 #include <assert.h>
@@ -237,6 +238,7 @@ struct replica {
     uint64_t start_index;
     uint64_t commit_from_ms;
     uint64_t beacon_ms;
+    struct lag_clock lag;     /* of our log's end */
     uint64_t abdicated_epoch; /* led once by this incarnation, never again */
 
     /* suspecting */
@@ -330,6 +332,12 @@ void lead_progress(struct replica *r, struct replica_actions *out);
 void lead_start(struct replica *r, struct replica_actions *out);
 /* Size of the smaller of the published and the proposed set (A6). */
 uint32_t lead_members_min(const struct replica *r);
+/* Entries commit with our own disk (A7). Not from the moment on in which mode sync is wanted. */
+bool lead_async(const struct replica *r);
+/* So much every member of d holds, as far as it is committed. */
+uint64_t lead_held(struct replica *r, const struct descriptor *d);
+/* So old is what this member lacks, ms. */
+uint64_t lead_lag_ms(const struct replica *r, const struct replica_peer *p);
 /* Commit and grants need this peer (A4). */
 bool lead_counted(const struct replica *r, const struct replica_peer *p);
 

@@ -65,6 +65,58 @@ static uint64_t counted_index(struct replica *r)
     return index;
 }
 
+/* --- mode async (A7) ---------------------------------------------------------------------------------------------- */
+
+bool lead_async(const struct replica *r)
+{
+    return r->descriptor.mode == REPLICA_ASYNC && r->config.settings.mode != REPLICA_SYNC &&
+           !(set_changing(r) && r->change.descriptor.mode == REPLICA_SYNC);
+}
+
+uint64_t lead_held(struct replica *r, const struct descriptor *d)
+{
+    uint64_t index = r->committed_index;
+
+    for (uint32_t i = 0; i < d->in_sync_count; i++) {
+        index = min_u64(index, member_index(r, &d->in_sync[i]));
+    }
+    return index;
+}
+
+uint64_t lead_lag_ms(const struct replica *r, const struct replica_peer *p)
+{
+    return lag_clock_age(&r->lag, r->now_ms, p->acked);
+}
+
+/* What may be answered as far as these members are concerned. */
+static uint64_t answerable(struct replica *r, const struct descriptor *d, uint64_t index)
+{
+    const struct replica_settings *s = &r->config.settings;
+
+    for (uint32_t i = 0; i < d->in_sync_count; i++) {
+        uint64_t held = member_index(r, &d->in_sync[i]);
+
+        if (d->in_sync[i].node != r->config.self && held < index) {
+            bool late = lag_clock_age(&r->lag, r->now_ms, held) > s->max_lag_ms;
+
+            index = late ? held : min_u64(index, held + s->max_lag_entries);
+        }
+    }
+    return index;
+}
+
+/* Whoever replaces us need not have asked anybody who holds our entries: so an answer takes what a read takes, too. */
+static uint64_t async_answerable(struct replica *r)
+{
+    uint64_t index = r->committed_index;
+
+    if (replica_read_right(r, r->now_ms) != REPLICA_READ_OK) {
+        return r->answered_index;
+    }
+    index = answerable(r, &r->descriptor, index);
+    return set_changing(r) ? answerable(r, &r->change.descriptor, index) : index;
+}
+
 static bool member_grants(const struct replica *r, const struct member *m, uint64_t now_ms)
 {
     if (m->node == r->config.self) {
@@ -262,7 +314,7 @@ static void send_append(struct replica *r, struct replica_peer *p, uint64_t last
     a->send.msg.append.prev = replica_position(r, p->next - 1);
     a->send.msg.append.last_index = last_index;
     a->send.msg.append.commit = r->committed_index;
-    a->send.msg.append.lossy_epoch = r->descriptor.lossy.epoch;
+    a->send.msg.append.lossy_epoch = descriptor_lossy_epoch(&r->descriptor);
 }
 
 /* A pull: one append at a time per peer, the next one when the connection has taken the last. */
@@ -439,6 +491,8 @@ void lead_start(struct replica *r, struct replica_actions *out)
                                    .seeding = p->seeding};
     }
     r->answered_index = r->committed_index;
+    r->lag.count = 0;
+    lag_clock_note(&r->lag, r->now_ms, 0); /* what is inherited counts from now on */
     r->beacon_ms = 0;
     r->start_index = append(r, 0, r->newest_time_ms, &none, out).index;
 }
@@ -451,7 +505,7 @@ static void advance(struct replica *r, struct replica_actions *out)
     if (r->now_ms < r->commit_from_ms) {
         return;
     }
-    index = counted_index(r);
+    index = lead_async(r) ? r->durable_index : counted_index(r);
     if (index > r->committed_index) {
         r->committed_index = index;
         replica_emit(out, REPLICA_DO_COMMIT)->commit.index = index;
@@ -461,7 +515,7 @@ static void advance(struct replica *r, struct replica_actions *out)
     if (r->role == REPLICA_TAKEOVER && r->committed_index >= r->start_index) {
         replica_become(r, REPLICA_PRIMARY, "the epoch-start entry is committed");
     }
-    index = r->committed_index;
+    index = lead_async(r) ? async_answerable(r) : r->committed_index;
     if (lead_members_min(r) < r->descriptor.min_in_sync) {
         index = min_u64(index, r->start_index); /* the inherited tail is exempt */
     }
@@ -480,6 +534,9 @@ void lead_progress(struct replica *r, struct replica_actions *out)
         /* Our epoch-start entry would commit when there is room again, which may be never. */
         replica_abdicate(r, out, "the disk is full: no epoch can begin here");
         return;
+    }
+    if (r->tick) {
+        lag_clock_note(&r->lag, r->now_ms, r->last.index);
     }
     advance(r, out);
     for (uint32_t i = 0; i < r->peers_count; i++) {

@@ -26,13 +26,11 @@ bool loss_noted(struct replica *r, uint64_t first, uint64_t lossy_epoch, struct 
 
 void loss_mark(const struct replica *r, struct descriptor *d)
 {
-    uint64_t index = r->last.index;
-
-    /* Whoever was not in sync before this epoch may come back with entries that an earlier such epoch lacks. */
-    if (d->lossy.epoch != 0 && r->descriptor.in_sync_count < r->descriptor.replicas_count && d->lossy.index < index) {
-        index = d->lossy.index;
+    /* Whoever was in sync before this epoch has the entries of all earlier ones, or was told to give them up. */
+    if (r->descriptor.in_sync_count == r->descriptor.replicas_count) {
+        d->lossy_count = 0;
     }
-    d->lossy = (struct otr_position){.epoch = d->epoch, .index = index};
+    descriptor_mark_lossy(d, d->epoch, r->last.index);
 }
 
 void loss_on_noted(struct replica *r, const struct replica_event *ev)

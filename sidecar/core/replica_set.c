@@ -36,6 +36,9 @@ static bool leaves(struct replica *r, const struct member *m, bool patient)
          * a stop of everything there shall be more than one log to start from. */
         return true;
     }
+    if (!patient && lead_async(r) && lead_lag_ms(r, p) > r->config.settings.max_lag_ms) {
+        return true; /* A7: no write is answered before it is gone, or has caught up */
+    }
     if (patient) {
         return evidently_dead(r, m->node, t->suspect_timeout_ms) ||
                silent(r, p, SET_SILENCE_PATIENT * (uint64_t)t->suspect_timeout_ms);
@@ -116,6 +119,20 @@ static bool add_members(const struct replica *r, struct descriptor *d)
 
 /* --- after every event -------------------------------------------------------------------------------------------- */
 
+/* To mode sync only when every member holds what was committed without it. Until then, and from then on, nothing is
+ * committed any more without all of them (lead_async). */
+static bool change_mode(struct replica *r, struct descriptor *d)
+{
+    enum replica_mode wanted = r->config.settings.mode;
+
+    if (wanted == 0 || wanted == d->mode || r->role != REPLICA_PRIMARY ||
+        (wanted == REPLICA_SYNC && lead_held(r, d) < r->committed_index)) {
+        return false;
+    }
+    d->mode = wanted;
+    return true;
+}
+
 static bool set_wanted(struct replica *r, struct descriptor *d)
 {
     bool changed;
@@ -126,7 +143,8 @@ static bool set_wanted(struct replica *r, struct descriptor *d)
         *d = r->descriptor;
         changed = remove_members(r, d, true);
     }
-    return add_members(r, d) || changed;
+    changed = add_members(r, d) || changed;
+    return change_mode(r, d) || changed;
 }
 
 void set_progress(struct replica *r, struct replica_actions *out)
@@ -145,8 +163,8 @@ void set_progress(struct replica *r, struct replica_actions *out)
     assert(r->descriptor.epoch == r->epoch);
     if (set_wanted(r, &d)) {
         d.version++;
-        if (r->committed_index > 0) {
-            d.position = replica_position(r, r->committed_index); /* D1, E4 */
+        if (r->committed_index > 0) { /* D1, E4 */
+            d.position = replica_position(r, d.mode == REPLICA_ASYNC ? lead_held(r, &d) : r->committed_index);
         }
         change_start(r, REPLICA_CHANGE_SET, &d, out);
         return;

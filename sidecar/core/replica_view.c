@@ -124,10 +124,6 @@ void view_shown(struct replica *r, const struct descriptor *d, uint64_t revision
     if (shown_regressed(r, d, revision, out) || (r->descriptor_known && revision < r->descriptor_revision)) {
         return;
     }
-    if (d->mode != REPLICA_SYNC) {
-        replica_alarm(r, out, "mode async is not supported: the descriptor is ignored");
-        return;
-    }
     settled = change_settle(r, revision);
     if (!r->descriptor_known || descriptor_compare(d, &r->descriptor) != 0) {
         r->descriptor_seen_ms = r->now_ms;

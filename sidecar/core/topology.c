@@ -42,6 +42,9 @@ void topology_config_defaults(struct topology_config *c)
         .read_lag_ms = 500,
         .apply_wait_ms = 1000,
         .request_timeout_ms = 10000,
+        .mode = REPLICA_SYNC,
+        .max_lag_entries = 1000,
+        .max_lag_ms = 1000,
     };
 }
 

@@ -63,6 +63,8 @@ struct topology_config { /* the key `config` */
     uint64_t generation;
     uint32_t beacon_ms, grant_ms, replica_timeout_ms, suspect_timeout_ms, session_ttl_ms, read_lag_ms, apply_wait_ms,
         request_timeout_ms;
+    enum replica_mode mode;
+    uint32_t max_lag_entries, max_lag_ms; /* of mode async */
     enum topology_compression compression;
 };
 

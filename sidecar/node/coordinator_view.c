@@ -52,6 +52,12 @@ static void take_config(struct node *n, const struct otr_kv *kv)
     *topology_config(n->topology) = config;
     n->apply_wait_ms = config.apply_wait_ms != 0 ? config.apply_wait_ms : n->apply_wait_ms;
     n->read_lag_ms = config.read_lag_ms != 0 ? config.read_lag_ms : n->read_lag_ms;
+    for (otr_shard i = 0; i < n->shards_top; i++) {
+        if (node_shard(n, i) != NULL) {
+            shard_feed(n->shards[i],
+                       &(struct replica_event){.type = REPLICA_EV_SETTINGS, .settings = shard_settings(n->shards[i])});
+        }
+    }
     for (otr_shard i = 0; i < topology_shards_count(n->topology); i++) {
         ensure_replica(n, i);
     }

@@ -307,6 +307,8 @@ void shard_durable(struct shard *s, uint64_t durable_index, uint64_t metas_durab
 /* Notes committed and applied indexes in the journal when they moved; `force` disregards the pace. */
 void shard_note_progress(struct shard *s, uint64_t now_ms, bool force);
 uint64_t shard_fresh_log_id(void);
+/* What the cluster's configuration says to every replica. */
+struct replica_settings shard_settings(const struct shard *s);
 
 /* write.c */
 void write_appended(struct shard *s, struct write *w, struct otr_position position);

@@ -341,6 +341,14 @@ static uint32_t or_default(uint32_t value, uint32_t fallback)
     return value != 0 ? value : fallback;
 }
 
+struct replica_settings shard_settings(const struct shard *s)
+{
+    const struct topology_config *c = topology_config(s->node->topology);
+
+    return (struct replica_settings){
+        .mode = c->mode, .max_lag_entries = c->max_lag_entries, .max_lag_ms = c->max_lag_ms};
+}
+
 static void fill_config(const struct shard *s, struct replica_config *out)
 {
     const struct topology_config *c = topology_config(s->node->topology);
@@ -361,6 +369,7 @@ static void fill_config(const struct shard *s, struct replica_config *out)
                 .dedup_ids_min = 100000,
                 .seed_entries = 1000,
             },
+        .settings = shard_settings(s),
     };
 }
 

@@ -51,7 +51,11 @@ class SlowLink:
                     time.sleep(max(0.0, due - time.monotonic()))
         except OSError:
             pass
-        for s in (source, sink):
+        SlowLink._end((source, sink))
+
+    @staticmethod
+    def _end(sockets):
+        for s in sockets:
             try:
                 s.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -59,9 +63,4 @@ class SlowLink:
             s.close()
 
     def close(self):
-        for s in self._sockets:
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            s.close()
+        self._end(self._sockets)

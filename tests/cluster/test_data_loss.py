@@ -1,9 +1,12 @@
 """Entries that are given up on purpose: an operator makes a replica primary that is not in sync, because nobody who is
-lives. What that costs is said before, confirmed, and listed afterwards by whoever gave it up."""
+lives. What that costs is said before, confirmed, and listed afterwards by whoever gave it up. And entries that mode async
+lost."""
 import json
 import unittest
 
-from harness import ClusterTest, run, wait_until
+from cut_link import CutLink
+from harness import ClusterTest, GaveUp, clock_s, option, run, wait_until
+from ledger import Load
 
 POINTS = "points"
 DIMENSION = 8
@@ -116,6 +119,109 @@ class TestAcceptDataLoss(Loss):
         for node in cluster.node_ids:
             client = cluster.client(node, alone=True)
             self.assertEqual(self.found(client, {**kept, **lost, **new}), {*kept, *new}, node)
+
+
+class TestAsync(Loss):
+    """Writes are acknowledged before the replicas have them; what a failover then loses is what the report says."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.links = []
+        for i, node in enumerate(cls.cluster.node_ids):
+            process = cls.cluster.processes[node, "sidecar"]
+            for flag in ("peer-listen", "listen"):
+                host, port = option(process.command, flag).split(":")
+                cls.links.append(CutLink(f"127.0.1.{i + 1}", int(port), host))
+            process.command += ["--advertise", f"127.0.1.{i + 1}"]
+            cls.cluster.kill(node, "sidecar")
+            cls.cluster.restart(node, "sidecar")
+            cls.cluster.wait_in_sync()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        for link in cls.links:
+            link.close()
+
+    def setUp(self):
+        super().setUp()
+        self.set_mode("async", "--max-lag-entries", "500", "--max-lag", "2s")
+
+    def set_mode(self, mode, *arguments):
+        done = run("cluster", "set-mode", "--mode", mode, "--endpoints", self.etcd, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        wait_until(lambda: {d["mode"] for d in self.cluster.keys("shards/").values()} == {mode}, 10, f"mode {mode}")
+        return done.stdout
+
+    def write_until_refused(self, client, first):
+        """{point: index} of what was acknowledged until a write was not for half a second."""
+        ids = {}
+        try:
+            for number in range(first, first + 100000):
+                point = {"id": f"p{number}", "vector": vector(number), "metadata": {}}
+                answer = client.request("PUT", f"/collections/{POINTS}/points", {"points": [point]}, deadline_s=0.5,
+                                        headers={"Outrigger-Timeout": "400ms"})
+                self.assertEqual(answer.status, 200, answer)
+                ids[f"p{number}"] = answer.positions[0][2]
+        except GaveUp:
+            pass
+        return ids
+
+    def test_a_primary_dies_cut_off(self):
+        cluster = self.cluster
+        primary = cluster.status().primary(0)
+        client = cluster.client(primary, alone=True, attempt_s=0.5)
+        kept = self.write(client, 0, 20)
+        cluster.wait_level()
+        for link in self.links:
+            link.cut()
+        began = clock_s()
+        risked = self.write_until_refused(client, 1000)
+        # Grants last 120 ms: whoever is cut off acknowledges nothing after that.
+        self.assertLess(clock_s() - began, 2)
+        self.assertGreater(len(risked), 0)
+        self.assertLessEqual(len(risked), 500)
+        cluster.kill(primary, "sidecar", "engine")
+        for link in self.links:
+            link.mend()
+        other = next(n for n in cluster.node_ids if n != primary)
+        client = cluster.client(other, alone=True)
+        found = self.found(client, {**kept, **risked})
+        self.assertEqual(found & set(kept), set(kept))
+        lost = {i: index for i, index in risked.items() if i not in found}
+        self.assertGreater(len(lost), 0)
+        new = self.write(client, 5000, 10)
+        cluster.restart(primary, "engine", "sidecar")
+        cluster.wait_in_sync()
+        report = self.report()
+        listed = {i: int(entry["index"]) for record in report["losses"] for entry in record["entries"]
+                  for i in entry["ids"]}
+        self.assertEqual({i: index for i, index in listed.items() if i in risked}, lost)
+        self.assertLessEqual(len(set(listed) - set(risked)), 1, "one more that was not acknowledged any more")
+        for node in cluster.node_ids:
+            self.assertEqual(self.found(cluster.client(node, alone=True), {**kept, **listed, **new}), {*kept, *new}, node)
+
+    def test_back_to_sync_under_load_and_nothing_is_lost_there(self):
+        cluster = self.cluster
+        self.assertIn("mode is async already", self.set_mode("async"))
+        before = self.report()
+        with Load(cluster.clients(), POINTS, keys=10, rate=40) as load:
+            began = clock_s()
+            wait_until(lambda: load.goes_on(1, began), 30, "load in mode async")
+            self.set_mode("sync")
+            since = clock_s()
+            wait_until(lambda: load.goes_on(1, since), 30, "load in mode sync")
+            primary = cluster.status().primary(0)
+            cluster.kill(primary, "sidecar")
+            since = clock_s()
+            wait_until(lambda: load.goes_on(1, since), 30, "load after a failover")
+            cluster.restart(primary, "sidecar")
+            cluster.wait_in_sync()
+        self.assert_none(load.check())
+        for where in cluster.node_ids:
+            self.assert_none(load.read_back(cluster.client(where, alone=True), where))
+        self.assertEqual(self.report(), before)
 
 
 if __name__ == "__main__":
