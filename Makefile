@@ -380,6 +380,12 @@ test:
 	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD)
 test-long: test
 	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) --set long
+# Sidecars and engines killed at random under load for so long, each node in a network namespace of its own; as root.
+MINUTES ?= 10
+.PHONY: soak
+soak: all servers
+	/usr/bin/python3 tests/lib/netns.py
+	SOAK_MINUTES=$(MINUTES) BUILD=$(BUILD) /usr/bin/python3 tests/cluster-faults/test_kills.py -v
 
 demo:
 	$(Q)scripts/install-deps.sh build demo
@@ -417,6 +423,7 @@ help:
 	@echo "make conformance   coordination backends against real servers; BACKEND=etcd or fake for one"
 	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"
 	@echo "make failing-calls a node one of whose calls fails: FAILING=memory:17 for one, all for each"
+	@echo "make soak          sidecars and engines killed under load for MINUTES (10), histories checked; as root"
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many, HOURS=h for so long"
 	@echo "make bench-compress  what compressing entries gains and costs"
