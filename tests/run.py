@@ -61,6 +61,7 @@ SUITES = (
         ("peer-interop", "test", 120, "tests/peer-interop/run.sh"),
         ("demo-parts", "test", 120, "/usr/bin/python3 -m unittest discover -s examples/packages -p 'test_*.py'"),
         ("simulation", "test", 180, "$BUILD/bin/simulate --seeds 1-2000 --jobs 2 --counts --complete"),
+        ("simulation-sanitized", "test", 180, "$BUILD/bin-sanitize/simulate --seeds 1-200 --jobs 2"),
         ("mutants-apply", "test", 300, "/usr/bin/python3 tests/simulation/mutants.py --build $BUILD --apply-only"),
         ("mutants", "long", 1800, "make -s mutants BUILD=$BUILD"),
         ("simulation-repeats", "test", 120, "tests/simulation/repeats.sh $BUILD/bin/simulate"),

@@ -220,7 +220,7 @@ void strike_started(struct sim *s, struct sim_node *n)
  * page cache only is lost then. */
 void strike_rejoined(struct sim *s, struct sim_node *n)
 {
-    if (s->faults && s->weights[FAULT_POWER] != 0 && s->now_us - n->started_us < 1500 * SIM_MS && sim_chance(s, 20)) {
+    if (s->faults && s->weights[FAULT_POWER] != 0 && s->now_us - n->started_us < 1500 * SIM_MS && sim_chance(s, 40)) {
         sim_after(s, sim_below(s, 8 * SIM_MS), 0, machine_fails_fire)->a = (uint64_t)n->id;
     }
 }
