@@ -14,7 +14,7 @@ say = @echo "  $(1)"
 endif
 
 ROOMS := sidecar/core sidecar/log sidecar/io sidecar/coord sidecar/peer sidecar/node sidecar/api sidecar/cli \
-         backends/etcd engines/ruvector
+         backends/etcd backends/consul engines/ruvector
 
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Werror -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef
 CFLAGS_BASE := -std=c17 -D_GNU_SOURCE -g -O2 -fno-omit-frame-pointer -fstack-protector-strong -fPIE -I. -Iinclude -I$(BUILD)/gen -MMD -MP
@@ -44,13 +44,14 @@ LINK_log      := log core
 LINK_io       := io core
 LINK_coord    := coord io core
 LINK_etcd     := etcd io core
+LINK_consul   := consul io core
 LINK_ruvector := ruvector io core
 LINK_peer     := peer io log core
 LINK_node     := node peer coord io log core
 # The door's objects alone, without the rest of libnode: the tests put a fake node and fake peers behind it.
 LINK_api      := api coord io core
 UNIT_EXTRA_api = $(patsubst %.c,$(OBJ)/failing/%.of,$(wildcard sidecar/node/door*.c)) $(OBJ)/gen/outrigger.pb-c.o
-LINK_cli      := cli api node etcd ruvector peer coord io log core
+LINK_cli      := cli api node etcd consul ruvector peer coord io log core
 LIBS_core     := -lm
 LIBS_log      := -lm -lpthread
 
@@ -185,28 +186,32 @@ $(BIN)/peer-echo: $(PEER_ECHO_OBJ) $(call libs,peer)
 peer-interop: $(BIN)/peer-echo
 	BUILD=$(BUILD) tests/peer-interop/run.sh
 
-# --- conformance: the same cases against every coordination backend; BACKEND=etcd or fake for one of them ------------------
+# --- conformance: the same cases against every coordination backend; BACKEND=etcd, consul or fake for one of them ------------------
 CONFORMANCE_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance/*.c)) \
-                   $(patsubst %,$(OBJ)/tests/lib/%.o,etcd_server fake_backend fake_store relay some_ran temp_dir test_certs)
+                   $(patsubst %,$(OBJ)/tests/lib/%.o,consul_server etcd_server fake_backend fake_store relay some_ran temp_dir test_certs)
 $(eval $(call list,conformance,$(CONFORMANCE_OBJ)))
-$(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd) $(OBJ)/conformance.list
+$(BIN)/conformance: $(CONFORMANCE_OBJ) $(call libs,etcd) $(call libs,consul) $(OBJ)/conformance.list
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
-	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $(CONFORMANCE_OBJ) -Wl,--start-group $(call libs,etcd) $(call libs,consul) -Wl,--end-group -lcriterion $(SYS_json) $(SYS_io)
 $(BUILD)/servers/etcd/.unpacked:
 	BUILD=$(BUILD) scripts/fetch-etcd.sh
+$(BUILD)/servers/consul/.unpacked:
+	BUILD=$(BUILD) scripts/fetch-consul.sh
 $(BUILD)/servers/etcd-3.5/.unpacked:
 	BUILD=$(BUILD) scripts/fetch-etcd.sh 3.5
-# BACKEND: etcd (all worlds of it) or fake; CASES: a pattern of Criterion, "etcd_secure/*"; ETCD_VERSION: 3.5, else this system's.
+# BACKEND: etcd, consul (all worlds of them) or fake; CASES: a pattern of Criterion, "etcd_secure/*"; ETCD_VERSION: 3.5, else this system's.
 ETCD_VERSION ?=
 CASES ?= $(if $(BACKEND),$(BACKEND)*/*)
 CONFORMANCE_ETCD := $(BUILD)/servers/etcd$(if $(ETCD_VERSION),-$(ETCD_VERSION))
 CONFORMANCE_TMP := $(BUILD)/tmp/conformance$(BUILD_SUFFIX)$(if $(ETCD_VERSION),-$(ETCD_VERSION))
+# Only where Consul is asked for: its package comes from another release of Debian.
+CONFORMANCE_CONSUL := $(if $(or $(findstring consul,$(CASES)),$(if $(CASES),,all)),$(BUILD)/servers/consul/.unpacked)
 .PHONY: conformance
-conformance: $(BIN)/conformance $(BUILD)/outrigger$(BUILD_SUFFIX) $(BUILD)/servers/etcd/.unpacked $(CONFORMANCE_ETCD)/.unpacked
+conformance: $(BIN)/conformance $(BUILD)/outrigger$(BUILD_SUFFIX) $(BUILD)/servers/etcd/.unpacked $(CONFORMANCE_ETCD)/.unpacked $(CONFORMANCE_CONSUL)
 	@rm -rf $(CONFORMANCE_TMP) && mkdir -p $(CONFORMANCE_TMP)
 	TMPDIR=$(CONFORMANCE_TMP) ETCD=$(CONFORMANCE_ETCD)/usr/bin/etcd ETCDCTL=$(BUILD)/servers/etcd/usr/bin/etcdctl \
-	  OUTRIGGER=$(BUILD)/outrigger$(BUILD_SUFFIX) $(BIN)/conformance -j4 $(if $(CASES),--filter '$(CASES)')
+	  CONSUL=$(BUILD)/servers/consul/usr/bin/consul OUTRIGGER=$(BUILD)/outrigger$(BUILD_SUFFIX) $(BIN)/conformance -j4 $(if $(CASES),--filter '$(CASES)')
 
 # --- conformance of engine drivers: the same cases on every engine; ENGINE=fake, ruvector-flat or ruvector-hnsw for one -----
 ENGINES_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(wildcard tests/conformance-engines/*.c)) \
@@ -420,7 +425,7 @@ help:
 	@echo "make demo          installs what is missing, builds, runs the main job on real input"
 	@echo "make test          installs what is missing, runs every test (tests/run.py has the list)"
 	@echo "make unit-ROOM     the unit tests of one room: $(UNIT_ROOMS)"
-	@echo "make conformance   coordination backends against real servers; BACKEND=etcd or fake for one"
+	@echo "make conformance   coordination backends against real servers; BACKEND=etcd, consul or fake for one"
 	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"
 	@echo "make failing-calls a node one of whose calls fails: FAILING=memory:17 for one, all for each"
 	@echo "make soak          sidecars and engines killed under load for MINUTES (10), histories checked; as root"

@@ -48,6 +48,10 @@ static int settings_check(const struct otr_backend_config *config, struct otr_er
     char password[SECRET_FILE_BYTES_MAX];
     int rv = 0;
 
+    if (config->token_file != NULL) {
+        otr_errmsg_set(msg, "etcd knows users and passwords, not tokens");
+        return OTR_INVALID;
+    }
     if (config->user == NULL && (config->password != NULL || config->password_file != NULL)) {
         otr_errmsg_set(msg, "a password without a user");
         return OTR_INVALID;

@@ -10,6 +10,12 @@
  * OTR_CONFLICT and the codes that come with "nothing was done" below are certain.
  *
  * A backend knows keys, values, sessions and services. It never names a shard.
+ *
+ * Coordinators differ in what they remember. One with a history (etcd) tells every change. One that shows states
+ * (Consul) tells the difference between two looks: of several changes of a key that follow each other closely only the
+ * last is told, a key that came and went between two looks not at all, and a deletion's revision may be that of a later
+ * change below the same prefix. It is told all the same that a key was deleted and made again, and nothing is told
+ * twice. Portable keys are printable UTF-8 without "//", "." or ".." between slashes; others may be OTR_INVALID.
  */
 #ifndef OUTRIGGER_BACKEND_H
 #define OUTRIGGER_BACKEND_H
@@ -33,11 +39,13 @@ struct otr_backend_config {
     const char *user;      /* NULL: none. Otherwise a password, or a file with one */
     const char *password;
     const char *password_file; /* first line; read anew each time that the coordinator asks who we are */
+    const char *token;         /* instead of a user, where the coordinator knows tokens; NULL: none */
+    const char *token_file;    /* first line; read anew each time that the coordinator refuses the one we have */
     /* Files are read anew when they have changed, by the connections made from then on. */
     const char *ca_file; /* NULL: plain HTTP or the system's CAs */
     const char *cert_file;
     const char *key_file;        /* NULL: in cert_file */
-    uint32_t request_timeout_ms; /* 0: the backend's own default (etcd 2000) */
+    uint32_t request_timeout_ms; /* 0: the backend's own default (etcd 2000, Consul 3000) */
 };
 
 /* One key as the coordinator holds it. `key` and `value` are NUL-terminated, value_bytes does not count the NUL. */
@@ -154,7 +162,8 @@ struct otr_txn_req {
     void *data;
     void *internal;
 };
-/* status: 0 (all done, `revision` is that of every changed key); OTR_CONFLICT (a compare failed; nothing was done);
+/* status: 0 (all done, `revision` is that of every changed key; 0 if it only deletes, OTR_TXN_MAX keys at once, and the
+ * coordinator does not tell); OTR_CONFLICT (a compare failed; nothing was done);
  * OTR_SESSION (my session is dead; nothing was done); OTR_DENIED, OTR_INVALID, OTR_TOOBIG, OTR_NOSPACE (nothing was
  * done); OTR_UNREACHABLE (never sent; nothing was done); OTR_UNKNOWN (sent, no certain answer); OTR_CANCELED (as
  * UNKNOWN). The backend never repeats a transaction by itself unless it was certainly refused, for who we are. */
@@ -208,6 +217,7 @@ struct otr_backend {
 };
 
 extern const struct otr_backend_ops otr_backend_etcd;
+extern const struct otr_backend_ops otr_backend_consul;
 
 /* The one table of backends: name to implementation, NULL when unknown. In sidecar/cli/backends.c. */
 const struct otr_backend_ops *otr_backend_find(const char *name);

@@ -1,6 +1,6 @@
 #include "outrigger/backend.h"
 
-static const struct otr_backend_ops *const backends[] = {&otr_backend_etcd};
+static const struct otr_backend_ops *const backends[] = {&otr_backend_etcd, &otr_backend_consul};
 
 const struct otr_backend_ops *otr_backend_find(const char *name)
 {

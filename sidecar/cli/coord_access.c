@@ -36,10 +36,12 @@ int coord_access_apply(const struct coord_access *access, struct otr_backend_con
 {
     config->user = given(access->user);
     config->password_file = given(access->password_file);
+    config->token_file = given(access->token_file);
     config->ca_file = given(access->ca_file);
     config->cert_file = given(access->cert_file);
     config->key_file = given(access->key_file);
-    /* Left set for nobody to use, the variable harms nobody: only with a user it means something. */
+    /* Left set for nobody to use, the variables harm nobody: one means something with a user, one for Consul. */
     config->password = config->user != NULL ? given(getenv("OUTRIGGER_COORDINATOR_PASSWORD")) : NULL;
+    config->token = config->token_file == NULL ? given(getenv("OUTRIGGER_COORDINATOR_TOKEN")) : NULL;
     return check(config, msg);
 }

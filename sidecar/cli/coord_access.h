@@ -1,8 +1,8 @@
-/* Settings by which the coordinator is reached safely: TLS files, user and password. The same ones for the sidecar and
- * for all commands that ask the coordinator.
+/* Settings by which the coordinator is reached safely: TLS files, user and password, token. The same ones for the
+ * sidecar and for all commands that ask the coordinator.
  *
- * A password never is an argument, for those are seen by everybody on the machine: it comes from a file or from the
- * environment variable OUTRIGGER_COORDINATOR_PASSWORD. */
+ * A password or token never is an argument, for those are seen by everybody on the machine: it comes from a file or
+ * from the environment variables OUTRIGGER_COORDINATOR_PASSWORD and OUTRIGGER_COORDINATOR_TOKEN. */
 #ifndef OUTRIGGER_CLI_COORD_ACCESS_H
 #define OUTRIGGER_CLI_COORD_ACCESS_H
 
@@ -11,6 +11,7 @@
 struct coord_access {
     const char *user;
     const char *password_file;
+    const char *token_file;
     const char *ca_file;
     const char *cert_file;
     const char *key_file;
@@ -36,6 +37,15 @@ struct coord_access {
          0,                                                                                                      \
          0,                                                                                                      \
          "its first line; or set OUTRIGGER_COORDINATOR_PASSWORD"},                                               \
+        {"coordinator-token-file",                                                                               \
+         OPTION_TEXT,                                                                                            \
+         offsetof(type, member.token_file),                                                                      \
+         "FILE",                                                                                                 \
+         NULL,                                                                                                   \
+         false,                                                                                                  \
+         0,                                                                                                      \
+         0,                                                                                                      \
+         "our Consul token: its first line; or set OUTRIGGER_COORDINATOR_TOKEN"},                                \
         {"coordinator-ca",                                                                                       \
          OPTION_TEXT,                                                                                            \
          offsetof(type, member.ca_file),                                                                         \

@@ -14,7 +14,7 @@ int coord_client_open(struct coord_client *c, struct loop *loop, const struct co
 
     *c = (struct coord_client){.loop = loop, .ops = otr_backend_find(settings->backend), .cluster = settings->cluster};
     if (c->ops == NULL) {
-        otr_errmsg_set(msg, "there is no backend \"%s\"; this version has: etcd", settings->backend);
+        otr_errmsg_set(msg, "there is no backend \"%s\"; this version has: etcd, consul", settings->backend);
         return OTR_INVALID;
     }
     rv = coord_access_apply(&settings->access, &config, msg);

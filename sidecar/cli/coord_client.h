@@ -24,11 +24,12 @@ struct coord_client_settings {
 };
 
 /* Their entries in a command's table of options. NOLINTBEGIN(bugprone-macro-parentheses): offsetof takes none. */
-#define COORD_CLIENT_OPTIONS(type, member)                                                                              \
-    {"cluster", OPTION_NAME, offsetof(type, member.cluster), "NAME", "outrigger", false, 0, 0, "the cluster's name"},   \
-        {"backend", OPTION_TEXT, offsetof(type, member.backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"}, \
-        {"endpoints", OPTION_TEXT, offsetof(type, member.endpoints), "URL,URL", "http://127.0.0.1:2379", false,         \
-         0,           0,           "where the coordinator is"},                                                         \
+#define COORD_CLIENT_OPTIONS(type, member)                                                                            \
+    {"cluster", OPTION_NAME, offsetof(type, member.cluster), "NAME", "outrigger", false, 0, 0, "the cluster's name"}, \
+        {"backend", OPTION_TEXT, offsetof(type, member.backend),   "NAME", "etcd", false,                             \
+         0,         0,           "the coordinator: etcd or consul"},                                                  \
+        {"endpoints", OPTION_TEXT, offsetof(type, member.endpoints), "URL,URL", "http://127.0.0.1:2379", false,       \
+         0,           0,           "where the coordinator is"},                                                       \
         COORD_ACCESS_OPTIONS(type, member.access)
 /* NOLINTEND(bugprone-macro-parentheses) */
 

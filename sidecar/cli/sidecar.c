@@ -58,7 +58,7 @@ static const struct option options[] = {
     {"peer-key", OPTION_TEXT, OPTION(peer_key), "FILE", NULL, false, 0, 0, "the key of --peer-cert"},
     {"advertise", OPTION_TEXT, OPTION(advertise), "HOST", NULL, false, 0, 0,
      "how others reach this host (default: the address of --listen, or the host's name)"},
-    {"backend", OPTION_TEXT, OPTION(backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"},
+    {"backend", OPTION_TEXT, OPTION(backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd or consul"},
     {"endpoints", OPTION_TEXT, OPTION(endpoints), "URL,URL", "http://127.0.0.1:2379", false, 0, 0,
      "where the coordinator is"},
     COORD_ACCESS_OPTIONS(struct settings, coordinator),
@@ -394,7 +394,7 @@ static int check(struct settings *s, struct otr_errmsg *msg)
         return OTR_INVALID;
     }
     if (otr_backend_find(s->backend) == NULL) {
-        otr_errmsg_set(msg, "--backend: there is no \"%s\"; this version has: etcd", s->backend);
+        otr_errmsg_set(msg, "--backend: there is no \"%s\"; this version has: etcd, consul", s->backend);
         return OTR_INVALID;
     }
     if (otr_engine_find(s->engine) == NULL) {

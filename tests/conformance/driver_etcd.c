@@ -122,17 +122,6 @@ static void driver_far_open(struct world *w)
     w->far = world_open(w, url);
 }
 
-static void driver_far_link(struct world *w, enum world_link link)
-{
-    static const enum relay_link links[] = {
-        [LINK_WHOLE] = RELAY_WHOLE,           [LINK_REFUSED] = RELAY_REFUSED,
-        [LINK_SILENT] = RELAY_SILENT,         [LINK_NO_REQUESTS] = RELAY_NO_REQUESTS,
-        [LINK_NO_ANSWERS] = RELAY_NO_ANSWERS,
-    };
-
-    relay_set(w->relay, links[link]);
-}
-
 static void driver_close(struct world *w)
 {
     if (w->relay != NULL) {
@@ -158,7 +147,9 @@ const struct world_driver world_etcd = {
     .compact = driver_compact,
     .wipe = driver_wipe,
     .far_open = driver_far_open,
-    .far_link = driver_far_link,
+    .far_link = world_relay_link,
+    .service = world_service_in_key,
+    .no_session = "4711",
     .close = driver_close,
 };
 
@@ -172,7 +163,9 @@ const struct world_driver world_etcd_secure = {
     .compact = driver_compact_secure,
     .wipe = driver_wipe_secure,
     .far_open = driver_far_open,
-    .far_link = driver_far_link,
+    .far_link = world_relay_link,
+    .service = world_service_in_key,
+    .no_session = "4711",
     .close = driver_close_secure,
 };
 
@@ -186,6 +179,8 @@ const struct world_driver world_etcd_cluster = {
     .compact = driver_compact,
     .wipe = driver_wipe,
     .far_open = driver_far_open,
-    .far_link = driver_far_link,
+    .far_link = world_relay_link,
+    .service = world_service_in_key,
+    .no_session = "4711",
     .close = driver_close,
 };

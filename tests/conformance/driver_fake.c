@@ -67,5 +67,7 @@ const struct world_driver world_fake = {
     .wipe = driver_wipe,
     .far_open = driver_far_open,
     .far_link = driver_far_link,
+    .service = world_service_in_key,
+    .no_session = "4711",
     .close = driver_close,
 };

@@ -66,7 +66,7 @@ void secure_certs(void)
     test_cert_free(&stranger);
 }
 
-static void write_line(const char *path, const char *text)
+void secure_write_line(const char *path, const char *text)
 {
     FILE *file = fopen(path, "we");
 
@@ -91,7 +91,7 @@ void secure_auth(struct etcd_server *server)
     const char *program = getenv("OUTRIGGER") != NULL ? getenv("OUTRIGGER") : "build/outrigger";
     char command[1800];
 
-    write_line(secure_path("password"), SECURE_PASSWORD);
+    secure_write_line(secure_path("password"), SECURE_PASSWORD);
     snprintf(command, sizeof command,
              "(%s cluster etcd-role --cluster suite --user suite --user-password-file %s >%s/role.sh;"
              " etcdctl role add root; etcdctl user add root:root; etcdctl user grant-role root root; sh %s/role.sh;"

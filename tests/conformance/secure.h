@@ -14,6 +14,7 @@
 void secure_certs(void);
 /* Path of a file in that directory, "" the directory itself. */
 const char *secure_path(const char *file);
+void secure_write_line(const char *path, const char *text);
 /* Removes it. */
 void secure_close(void);
 /* w->access: the good CA and client certificate, the user, her password's file. */

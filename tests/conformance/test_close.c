@@ -22,7 +22,7 @@ static void start_simples(struct world *w, struct session *open)
             session_start(w, &closed[i / 3], w->b, 2000);
             CALL(w, rv, w->ops->session_close(w->b, &closed[i / 3].s, &simples[i].req, simple_done));
         } else if (i % 3 == 1) {
-            CALL(w, rv, w->ops->session_revoke(w->b, "4711", &simples[i].req, simple_done));
+            CALL(w, rv, w->ops->session_revoke(w->b, w->driver->no_session, &simples[i].req, simple_done));
         } else {
             CALL(w, rv,
                  w->ops->service_register(w->b, &open->s, &service, OTR_HEALTH_PASSING, &simples[i].req, simple_done));
@@ -34,9 +34,11 @@ static void start_simples(struct world *w, struct session *open)
 static void expect_simples_canceled(void)
 {
     for (int i = 0; i < 3 * EACH; i++) {
-        /* A session of which nobody has heard may be closed without asking anybody. */
+        /* A session of which nobody has heard may be closed without asking anybody; and who is asked about one that
+         * does not exist may have answered before we close. */
         cr_assert(simples[i].calls_count == 1 &&
-                      (simples[i].status == OTR_CANCELED || (i % 3 == 0 && simples[i].status == 0)),
+                      (simples[i].status == OTR_CANCELED || (i % 3 == 0 && simples[i].status == 0) ||
+                       (i % 3 == 1 && simples[i].status == OTR_NOTFOUND)),
                   "%d: %u times, %s", i % 3, simples[i].calls_count, otr_errname(simples[i].status));
     }
 }

@@ -4,12 +4,38 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where there is no history: what existed when the watch began comes as a resync, by key. */
+static void expect_counted_once(const struct watch *watch, int first, int last)
+{
+    static bool found[3000];
+    uint64_t revision = 0;
+    int count = 0;
+
+    for (size_t i = 0; i < watch->seen_count; i++) {
+        const struct seen *seen = &watch->seen[i];
+        int n = seen->key[0] != '\0' ? atoi(seen->key + 2) : 0;
+
+        cr_assert(seen->type != OTR_WATCH_DELETE && seen->revision >= revision);
+        revision = seen->revision;
+        if (seen->type == OTR_WATCH_PUT) {
+            cr_assert(n >= first && n <= last && !found[n], "%s", seen->key);
+            found[n] = true;
+            count++;
+        }
+    }
+    cr_assert(count == last - first + 1, "%d of %d", count, last - first + 1);
+}
+
 /* Fails unless the watch saw "w/<n>" put for n = first..last, each once, in order, and nothing else. */
 static void expect_counted(const struct watch *watch, int first, int last)
 {
     char key[16];
     uint64_t revision = 0;
 
+    if (watch->w->driver->states) {
+        expect_counted_once(watch, first, last);
+        return;
+    }
     cr_assert(watch->seen_count == (size_t)(last - first + 1), "%zu events for %d", watch->seen_count,
               last - first + 1);
     for (int i = first; i <= last; i++) {
@@ -47,9 +73,13 @@ CASE(watch_after_revision)
     put(w, "w/before", "1");
     revision = put(w, "w/a", "1");
     watch_start(w, &watch, w->b, "w/", revision);
+    watch_settle(w);
     put(w, "v/outside", "1");
     put(w, "w0", "outside");
     put(w, "w/a", "2");
+    if (w->driver->states) {
+        AWAIT(w, watch.seen_count == 1);
+    }
     revision = erase(w, "w/a");
     AWAIT(w, watch.seen_count >= 2);
     world_pass(w, 100);
@@ -86,6 +116,7 @@ CASE(watch_sees_whole_transactions)
 
     put(w, "w/c", "1");
     watch_start(w, &watch, w->b, "w/", revision_now(w));
+    watch_settle(w);
     txn_put(&txn, "w/a", "1");
     txn_put(&txn, "w/b", "1");
     txn_delete(&txn, "w/c");
@@ -104,6 +135,7 @@ CASE(watch_across_restarts)
     struct watch watch = {0};
 
     watch_start(w, &watch, w->b, "w/", revision_now(w));
+    watch_settle(w);
     for (int round = 0; round < 4; round++) {
         count(w, round * 100 + 1, round * 100 + 100);
         w->driver->kill(w);
@@ -128,6 +160,7 @@ CASE(watch_across_compaction)
     put(w, "w/gone", "1");
     put(w, "w/kept", "1");
     watch_start(w, &watch, w->b, "w/", revision_now(w));
+    watch_settle(w);
     put(w, "w/seen", "1");
     AWAIT(w, watch.seen_count == 1);
     revision = watch.seen[0].revision;
@@ -161,6 +194,7 @@ CASE(watch_while_coordinator_is_frozen)
     struct watch watch = {0};
 
     watch_start(w, &watch, w->b, "w/", revision_now(w));
+    watch_settle(w);
     count(w, 1, 10);
     AWAIT(w, watch.seen_count == 10);
     w->driver->freeze(w);
@@ -198,6 +232,7 @@ CASE(watch_several)
     for (int i = 0; i < 4; i++) {
         watch_start(w, &watches[i], w->b, prefixes[i], revision_now(w));
     }
+    watch_settle(w);
     count(w, 1, 19);
     AWAIT(w, watches[0].seen_count == 19 && watches[1].seen_count == 11 && watches[2].seen_count == 11 &&
                  watches[3].seen_count == 19);
@@ -234,6 +269,7 @@ CASE(watch_large_values)
 
     memset(big, 'x', sizeof big - 1);
     watch_start(w, &watch, w->b, "w/", revision_now(w));
+    watch_settle(w);
     for (int i = 0; i < 12; i++) {
         snprintf(key, sizeof key, "w/%d", i);
         txn_put(&txn, key, big);

@@ -1,4 +1,5 @@
 #include "tests/conformance/world.h"
+#include "tests/lib/relay.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,6 +76,33 @@ void world_pass(struct world *w, unsigned ms)
     while (uv_hrtime() < end) {
         uv_run(&w->loop, UV_RUN_ONCE);
     }
+}
+
+void world_relay_link(struct world *w, enum world_link link)
+{
+    static const enum relay_link links[] = {
+        [LINK_WHOLE] = RELAY_WHOLE,           [LINK_REFUSED] = RELAY_REFUSED,
+        [LINK_SILENT] = RELAY_SILENT,         [LINK_NO_REQUESTS] = RELAY_NO_REQUESTS,
+        [LINK_NO_ANSWERS] = RELAY_NO_ANSWERS,
+    };
+
+    relay_set(w->relay, links[link]);
+}
+
+const char *world_service_in_key(struct world *w, const char *id)
+{
+    static const char *const healths[] = {"passing", "warning", "critical"};
+    const char *found = "";
+    struct get get;
+
+    get_await(w, &get, "services/");
+    for (size_t i = 0; i < get.kvs_count; i++) {
+        for (size_t j = 0; j < 3 && strstr(get.kvs[i].value, id) != NULL; j++) {
+            found = strstr(get.kvs[i].value, healths[j]) != NULL ? healths[j] : found;
+        }
+    }
+    get_close(&get);
+    return found;
 }
 
 /* Memory that lives until the next call with the same slot. */
@@ -443,6 +471,13 @@ void watch_start(struct world *w, struct watch *watch, struct otr_backend *b, co
     prefix = prefix[0] != '\0' ? with_prefix(prefix, 0) : WORLD_PREFIX;
     CALL(w, rv, w->ops->watch(b, &watch->watch, prefix, revision, on_watch));
     cr_assert(rv == 0);
+}
+
+void watch_settle(struct world *w)
+{
+    if (w->driver->states) {
+        world_pass(w, 250);
+    }
 }
 
 void watch_close(struct watch *watch)

@@ -25,6 +25,11 @@ struct world_driver {
     void (*far_open)(struct world *w); /* w->far: another backend, behind a link of its own */
     void (*far_link)(struct world *w, enum world_link link);
     void (*close)(struct world *w);
+    const char *(*service)(struct world *w, const char *id); /* its health as others see it; "": it is not there */
+    const char *no_session;                                  /* an id that is well-formed and nobody's */
+    /* What backend.h allows a coordinator that shows states and has no history: changes between two looks are one or
+     * none; keys are printable text; when it was away for longer than a session's TTL, the session may have ended. */
+    bool states;
 };
 extern const struct world_driver world_etcd;
 /* TLS with client certificates, and a user who has the shipped role and no more; tokens last one second. */
@@ -32,6 +37,10 @@ extern const struct world_driver world_etcd_secure;
 /* Three members. The driver's faults concern them all; other ones are for a test to choose. */
 extern const struct world_driver world_etcd_cluster;
 extern const struct world_driver world_fake;
+/* One server, three of them, and one with TLS and tokens. */
+extern const struct world_driver world_consul;
+extern const struct world_driver world_consul_three;
+extern const struct world_driver world_consul_secure;
 
 struct world {
     uv_loop_t loop;
@@ -52,24 +61,36 @@ struct world {
  * without it. An empty key stays empty. */
 #define WORLD_PREFIX "/outrigger/suite/"
 
-#define CASE(name)                                   \
-    static void case_##name(struct world *w);        \
-    Test(etcd, name, .timeout = 60)                  \
-    {                                                \
-        world_run(&world_etcd, case_##name);         \
-    }                                                \
-    Test(etcd_three, name, .timeout = 60)            \
-    {                                                \
-        world_run(&world_etcd_cluster, case_##name); \
-    }                                                \
-    Test(etcd_secure, name, .timeout = 60)           \
-    {                                                \
-        world_run(&world_etcd_secure, case_##name);  \
-    }                                                \
-    Test(fake, name, .timeout = 60)                  \
-    {                                                \
-        world_run(&world_fake, case_##name);         \
-    }                                                \
+#define CASE(name)                                    \
+    static void case_##name(struct world *w);         \
+    Test(etcd, name, .timeout = 60)                   \
+    {                                                 \
+        world_run(&world_etcd, case_##name);          \
+    }                                                 \
+    Test(etcd_three, name, .timeout = 60)             \
+    {                                                 \
+        world_run(&world_etcd_cluster, case_##name);  \
+    }                                                 \
+    Test(etcd_secure, name, .timeout = 60)            \
+    {                                                 \
+        world_run(&world_etcd_secure, case_##name);   \
+    }                                                 \
+    Test(consul, name, .timeout = 90)                 \
+    {                                                 \
+        world_run(&world_consul, case_##name);        \
+    }                                                 \
+    Test(consul_three, name, .timeout = 90)           \
+    {                                                 \
+        world_run(&world_consul_three, case_##name);  \
+    }                                                 \
+    Test(consul_secure, name, .timeout = 90)          \
+    {                                                 \
+        world_run(&world_consul_secure, case_##name); \
+    }                                                 \
+    Test(fake, name, .timeout = 60)                   \
+    {                                                 \
+        world_run(&world_fake, case_##name);          \
+    }                                                 \
     static void case_##name(struct world *w)
 
 /* Runs a case in a world whose coordinator runs and whose backend is open; afterwards everything is closed and nothing
@@ -99,6 +120,9 @@ void world_pass(struct world *w, unsigned ms);
     } while (0)
 
 struct otr_backend *world_open(struct world *w, const char *endpoints);
+/* What drivers have in common: a link that is w->relay; a service whose entry is a key. */
+void world_relay_link(struct world *w, enum world_link link);
+const char *world_service_in_key(struct world *w, const char *id);
 void world_close_backend(struct world *w, struct otr_backend *b);
 
 /* --- gets ------------------------------------------------------------------------------------------------------- */
@@ -201,6 +225,8 @@ struct watch {
     size_t stop_after; /* calls watch_stop from inside the callback of that event; 0: never */
 };
 void watch_start(struct world *w, struct watch *watch, struct otr_backend *b, const char *prefix, uint64_t revision);
+/* Without history a watch has to have looked once before it can tell what changed. */
+void watch_settle(struct world *w);
 void watch_close(struct watch *watch); /* also stops it when it runs */
 /* True when the last thing said about key is that it exists (with that value, unless NULL). */
 bool watch_holds(const struct watch *watch, const char *key, const char *value);
