@@ -41,6 +41,7 @@ struct settings {
     const char *tls_cert, *tls_key, *tls_client_ca;
     const char *compression;
     uint32_t compact_live_percent, compact_rate_mb, retain_mb, retain_ms, segment_mb;
+    uint32_t scrub_rate_mb, scrub_every_ms;
     const char *log_level;
 };
 
@@ -101,6 +102,10 @@ static const struct option options[] = {
      "files of the log that have left it are rewritten when no more of them is needed"},
     {"compact-rate", OPTION_NUMBER, OPTION(compact_rate_mb), "MB", "32", false, 0, 1 << 20,
      "read and written a second by that; 0: no limit"},
+    {"scrub-rate", OPTION_NUMBER, OPTION(scrub_rate_mb), "MB", "8", false, 0, 1 << 20,
+     "full files of the log are read again at this rate a second, to find what the disk has lost; 0: never"},
+    {"scrub-every", OPTION_MS, OPTION(scrub_every_ms), "TIME", "60min", false, 0, 604800000,
+     "all of them so often at most"},
     {"log-level", OPTION_TEXT, OPTION(log_level), "LEVEL", "info", false, 0, 0, "error, warn, info or debug"},
 };
 
@@ -335,6 +340,8 @@ static int daemon_open(struct daemon *d, const struct settings *s, struct otr_er
                        .live_percent = s->compact_live_percent,
                        .bytes_per_s = (uint64_t)s->compact_rate_mb << 20,
                        .segment_bytes = (uint64_t)s->segment_mb << 20},
+        .scrub_bytes_per_s = (uint64_t)s->scrub_rate_mb << 20,
+        .scrub_every_ms = s->scrub_every_ms,
         .on_fatal = on_fatal,
         .data = d,
         .on_call = door_on_call,

@@ -117,7 +117,11 @@ static void read_done(struct node_work *w)
         free(a);
         return;
     }
-    if (rv != 0) {
+    if (damage_is(rv)) {
+        /* Nothing more goes into the store: it is about to be replaced, or another leads on. */
+        s->apply_stuck = a->log_id == s->meta.log_id;
+        damage_met(s, a->log_id, a->msg.text);
+    } else if (rv != 0) {
         log_error(s->subject, "%s", a->msg.text);
         failed(s, rv);
     } else {
@@ -155,7 +159,7 @@ void apply_advance(struct shard *s)
     bool moved = false;
     int rv = 0;
 
-    while (rv == 0 && s->stored < s->commit && !s->apply_reading && s->seed_in == NULL) {
+    while (rv == 0 && s->stored < s->commit && !s->apply_reading && !s->apply_stuck && s->seed_in == NULL) {
         struct journal_bytes entries = {0};
 
         rv = journal_read(s->node->journal, s->id, s->stored + 1, s->commit, APPLY_BYTES, &entries);

@@ -87,9 +87,13 @@ static void read_done(struct node_work *w)
         journal_reader_free(r->reader);
         feeder_read_again(f);
         feeder_pause(f, "read the journal", r->status, NULL);
+        if (damage_is(r->status)) {
+            damage_met(f->s, r->log_id, "entries for the engine do not read as they were written");
+        }
     } else if (r->points > 0) {
         f->replay_reader = r->reader;
         f->replay_points = r->points;
+        f->replay_log_id = r->log_id;
         f->replay_at = 0;
         feeder_advance(f);
     } else {
@@ -119,6 +123,7 @@ void feeder_read_start(struct feeder *f, struct journal_reader *reader, size_t p
     }
     r->feeder = f;
     r->reader = reader;
+    r->log_id = f->s->meta.log_id;
     r->points = points;
     f->reading = r;
     node_work_start(f->s->node, &r->work, read_run, read_done);

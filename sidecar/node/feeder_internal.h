@@ -10,6 +10,7 @@ struct feeder_read {
     struct node_work work;
     struct feeder *feeder; /* NULL: it was freed or reset meanwhile */
     struct journal_reader *reader;
+    uint64_t log_id;
     int status;
     size_t points; /* of a replay batch; 0: entries */
 };
@@ -48,6 +49,7 @@ struct feeder {
     uint64_t snapshot_index;
     struct journal_reader *replay_reader;
     size_t replay_points, replay_at;
+    uint64_t replay_log_id;
 
     uint64_t *made; /* collections that exist in the engine as far as we know */
     size_t made_count, made_capacity;

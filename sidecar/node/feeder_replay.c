@@ -157,7 +157,9 @@ static void replay_feed(struct feeder *f)
     while (f->replay_at < f->replay_points && count < OTR_ENGINE_BATCH && v == FEED) {
         int rv = journal_reader_point_result(f->replay_reader, (int)f->replay_at, &f->batch[count]);
         if (rv != 0) {
-            node_fatal(f->s->node, "shard %u: a live point is damaged in the journal", f->s->id);
+            feeder_read_again(f);
+            feeder_pause(f, "read the journal", rv, NULL);
+            damage_met(f->s, f->replay_log_id, "a point for the engine does not read as it was written");
             return;
         }
         f->replay_at++;

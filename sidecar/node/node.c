@@ -95,6 +95,17 @@ uint64_t node_shard_applied(struct node *n, otr_shard shard)
     return s != NULL ? feeder_applied(s->feeder) : 0;
 }
 
+static uint32_t damaged_shards(struct node *n)
+{
+    uint32_t count = 0;
+
+    for (otr_shard i = 0; i < n->shards_top; i++) {
+        const struct shard *s = node_shard(n, i);
+        count += s != NULL && s->damaged;
+    }
+    return count;
+}
+
 void node_stats(struct node *n, struct node_stats *stats)
 {
     struct journal_stats journal;
@@ -107,6 +118,7 @@ void node_stats(struct node *n, struct node_stats *stats)
         .coordinator_reachable = coordinator_reachable(n),
         .coordinator_why = coordinator_why(n),
         .disk_full = n->disk_full,
+        .damaged_shards = damaged_shards(n),
         .journal_bytes = journal.bytes,
     };
 }
@@ -300,6 +312,7 @@ static void on_tick(uv_timer_t *timer)
     compaction_tick(n, now);
     if (!n->dying) {
         collections_tick(n, now);
+        scrub_tick(n, now);
     }
     if (now - n->health_told_ms >= NODE_HEALTH_EVERY_MS) {
         n->health_told_ms = now;
@@ -352,6 +365,7 @@ static void free_all(struct node *n)
     for (otr_shard i = 0; i < n->shards_top; i++) {
         shard_free(n->shards[i]);
     }
+    scrub_stop(n);
     if (n->journal != NULL) {
         journal_close(n->journal);
     }
@@ -576,6 +590,9 @@ int node_new(struct node **out, const struct node_config *config, struct otr_err
     rv = recover_node(n, config->compaction.segment_bytes, msg);
     if (rv == 0) {
         rv = compaction_start(n, &config->compaction);
+    }
+    if (rv == 0) {
+        rv = scrub_start(n, config);
     }
     if (rv != 0) {
         free_all(n);

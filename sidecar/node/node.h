@@ -53,7 +53,9 @@ struct node_config {
     uint32_t session_ttl_ms;
     enum node_compression compression;
     struct node_compaction compaction;
-    uint32_t delay_max_ms; /* of the shards' work, sidecar/core/admission.h; 0: NODE_DELAY_MAX_MS */
+    uint64_t scrub_bytes_per_s; /* sealed segments are read again at this rate; 0: never */
+    uint64_t scrub_every_ms;    /* all of them at most so often */
+    uint32_t delay_max_ms;      /* of the shards' work, sidecar/core/admission.h; 0: NODE_DELAY_MAX_MS */
     /* Something that only stopping can answer (a data directory used by another, our name used elsewhere, a failed
      * disk): the process prints `why` and ends. */
     void (*on_fatal)(void *data, const char *why);
@@ -99,6 +101,7 @@ struct node_stats {
     bool coordinator_reachable;
     const char *coordinator_why; /* what keeps us from it; "": nothing. Lent until the next turn of the loop */
     bool disk_full;
+    uint32_t damaged_shards; /* replicas here of which something does not read any more */
     uint64_t journal_bytes;
 };
 void node_stats(struct node *n, struct node_stats *stats);

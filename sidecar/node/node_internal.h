@@ -19,6 +19,7 @@
  *   seed_send.c, seed_receive.c  a shard's live points to or from another node
  *   read.c         get: the right to answer, waiting, reading off the loop
  *   search.c       the engine's hits verified against the log; the exact scan
+ *   scrub.c        damage: found in the background or met by reads, and what follows from it
  *   recover.c      the data directory at start
  *   node_metrics.c, metered.c  what is counted, printed; the coordinator's calls counted
  *   later.c        callbacks at the end of the loop turn
@@ -152,9 +153,11 @@ struct shard {
     uint64_t stored;      /* is in the store */
     struct lag_clock lag; /* of the log's end */
     bool apply_reading;
+    bool apply_stuck;       /* an entry cannot be read: until the replica is seeded */
     struct feeder *feeder;  /* the engine's side */
     uint64_t metas_durable; /* how many of the metas written */
 
+    bool damaged;          /* something of what is held here does not read any more; until it was seeded */
     uint32_t search_extra; /* how many more than k the engine is asked for */
     struct read_wait *waits;
     struct later waits_later;
@@ -271,6 +274,8 @@ struct node {
         uint32_t loop_busy_permille;
         uint64_t cpu_ns, restore_cpu_ns; /* spent so far */
     } compression;
+    struct scrub *scrub; /* NULL: none */
+    uint64_t scrub_bytes_per_s, scrub_every_ms;
     size_t held_bytes; /* of writes held, all shards */
     struct admission admissions[NODE_OPS];
     struct node_metrics_all metrics;
@@ -454,6 +459,17 @@ void force_end(struct shard *s);
 /* loss.c */
 /* DO_NOTE_LOSS; REPLICA_EV_LOSS_NOTED says how it ended. */
 void loss_note(struct shard *s, const struct replica_action *a);
+
+/* scrub.c */
+int scrub_start(struct node *n, const struct node_config *config);
+void scrub_tick(struct node *n, uint64_t now_ms);
+void scrub_stop(struct node *n);
+/* A status of reading what was durable once that means damage. */
+bool damage_is(int status);
+/* A read of the log with this id met damage: `where` is for the log lines. May be called while the shard is stepped. */
+void damage_met(struct shard *s, uint64_t log_id, const char *where);
+/* Everything that was held is given up. */
+void damage_gone(struct shard *s);
 
 /* read.c */
 /* Waits until `ready` says 0 (or an error) and calls done from the loop, not from inside. OTR_TIMEOUT after timeout_ms.

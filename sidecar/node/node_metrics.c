@@ -84,6 +84,8 @@ static void read_shard(struct shard *s, uint64_t now_ms, const struct replica_st
 
     m->role = (uint64_t)status->role;
     m->primary = status->role == REPLICA_PRIMARY;
+    m->damaged = s->damaged;
+    m->reseeding = status->seeding;
     m->in_sync = status->in_sync;
     m->writable = status->writable;
     m->epoch = status->epoch;

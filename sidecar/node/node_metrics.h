@@ -32,6 +32,8 @@ struct node;
     X(S, journal_compaction_copied_bytes_total, COUNTER, "Bytes that compaction wrote")                                \
     X(S, journal_compaction_seconds_total, COUNTER_MS, "Time that compaction spent reading and writing")               \
     X(S, journal_compaction_failures_total, COUNTER, "Compactions that came to nothing and are tried again")           \
+    X(S, scrubbed_bytes_total, COUNTER, "Bytes of sealed segments read again")                                            \
+    X(S, scrub_passes_total, COUNTER, "Times that all sealed segments were read again")                                \
     X(S, coordinator_sessions_lost_total, COUNTER, "Sessions that the coordinator ended")                              \
     X(S, compress_seconds, HISTOGRAM, "Compressing one batch of entries or points for a peer")                         \
     X(S, compress_cpu_seconds_total, COUNTER_MS, "Processor time spent compressing for peers")                         \
@@ -68,7 +70,10 @@ struct node;
     X(S, duplicate_writes_total, COUNTER, "Writes whose request id had been seen before")                              \
     X(S, elections_won_total, COUNTER, "Times this replica became primary")                                            \
     X(S, fenced_appends_total, COUNTER, "Appends refused because they came from an old epoch")                         \
+    X(S, damage_found_total, COUNTER, "Times that something here did not read as it was written")                      \
     /* read when asked */                                                                                              \
+    X(S, damaged, GAUGE, "1 from then on until this replica was seeded anew")                                         \
+    X(S, reseeding, GAUGE, "1 while this replica is being seeded")                                                    \
     X(S, role, GAUGE, "1 idle, 2 follower, 3 candidate, 4 taking over, 5 primary")                                     \
     X(S, primary, GAUGE, "1 while this replica is the primary and serves")                                             \
     X(S, in_sync, GAUGE, "1 while this replica is in the published in-sync set")                                       \

@@ -72,6 +72,7 @@ struct append_work {
     struct shard *shard;
     otr_node to;
     uint64_t token;
+    uint64_t log_id;
     struct journal_reader *reader; /* NULL: `entries` are there already, and ours */
     struct journal_bytes entries;
     bool compress;
@@ -163,7 +164,10 @@ static void append_work_done(struct node_work *work)
     }
     if (job != NULL && job->token == w->token && job->reading) {
         job->reading = false;
-        if (w->status != 0) {
+        if (damage_is(w->status)) {
+            damage_met(s, w->log_id, "entries for a replica do not read as they were written");
+            append_end(s, job, job->msg.append.prev.index, OTR_GONE); /* the live points may all be there */
+        } else if (w->status != 0) {
             append_end(s, job, job->msg.append.prev.index, OTR_IO);
         } else {
             append_send_compressed(s, job, &w->compression, &w->entries);
@@ -180,6 +184,7 @@ static struct append_work *append_work_new(struct shard *s, const struct append_
         w->shard = s;
         w->to = job->to;
         w->token = job->token;
+        w->log_id = s->meta.log_id;
     }
     return w;
 }

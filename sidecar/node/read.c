@@ -130,6 +130,7 @@ struct get {
     bool anchored;
     bool shown; /* the right came from reading the descriptor */
     uint64_t started_ns;
+    uint64_t log_id; /* that the places belong to */
     struct journal_reader *reader;
     int *numbers;  /* reader numbers of the candidates */
     size_t *owner; /* whose candidate it is */
@@ -178,6 +179,9 @@ static void get_collect(struct get *g)
             found[count++] = p;
         }
     }
+    if (damage_is(g->status)) {
+        damage_met(g->shard, g->log_id, "a point that was read does not read as it was written");
+    }
     /* Checked again after the work, before the answer leaves (DESIGN 4.5). */
     if (g->status == 0 && !g->shown) {
         g->status = read_right(g->shard, g->ask.consistency, clock_now_ms(), &need);
@@ -203,6 +207,7 @@ static void get_look_up(struct get *g)
     struct shard *s = g->shard;
     size_t max = g->ask.ids_count * CANDIDATES_MAX;
 
+    g->log_id = s->meta.log_id;
     g->reader = journal_reader_new(s->node->journal);
     g->numbers = calloc(max + 1, sizeof *g->numbers);
     g->owner = calloc(max + 1, sizeof *g->owner);

@@ -48,6 +48,7 @@ struct search {
     bool scanning;
     journal_place tail; /* the engine lacks what stands from there on; 0: it need not have it */
     struct journal_reader *reader;
+    uint64_t log_id; /* that its places belong to */
     int *numbers;
     size_t numbers_count;
     struct store_snapshot *snapshot;
@@ -216,12 +217,18 @@ static void read_run(struct node_work *w)
     }
 }
 
-static void read_done(struct node_work *w)
+static void was_read(struct search *x)
 {
-    struct search *x = (struct search *)((char *)w - offsetof(struct search, work));
-
+    if (damage_is(x->status)) {
+        damage_met(x->shard, x->log_id, "a point that was searched does not read as it was written");
+    }
     forget_reader(x);
     search_go(x);
+}
+
+static void read_done(struct node_work *w)
+{
+    was_read((struct search *)((char *)w - offsetof(struct search, work)));
 }
 
 /* Reads the candidates: here when they are in memory and few, else off the loop. */
@@ -229,8 +236,7 @@ static void read_start(struct search *x)
 {
     if (x->numbers_count <= 64 && journal_reader_in_memory(x->reader)) {
         read_run(&x->work);
-        forget_reader(x);
-        search_go(x);
+        was_read(x);
     } else {
         node_work_start(x->shard->node, &x->work, read_run, read_done);
     }
@@ -245,6 +251,7 @@ static int reader_reset(struct search *x, size_t max)
     }
     x->numbers = grown;
     x->numbers_count = 0;
+    x->log_id = x->shard->meta.log_id;
     x->reader = journal_reader_new(x->shard->node->journal);
     return x->reader == NULL ? OTR_NOMEM : 0;
 }

@@ -89,6 +89,8 @@ void seed_receive_accepted(struct shard *s, const struct replica_meta *meta)
         node_fatal(s->node, "shard %u: cannot begin the seed: %s", s->id, otr_strerror(rv));
         return;
     }
+    damage_gone(s);
+    s->apply_stuck = false;
     store_clear(s->store);
     s->stored = 0;
     s->commit = 0;

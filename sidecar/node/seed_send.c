@@ -41,6 +41,8 @@ struct seed_out {
     uint64_t piece_collection;
     int numbers_first;
     size_t numbers_count;
+    uint64_t log_id;    /* that the snapshot belongs to */
+    bool checking;      /* our copy is damaged: whether all points can be read is found out before any is sent */
     size_t points_next; /* of the next piece: follows how large they are */
     int status;
 };
@@ -191,7 +193,16 @@ static void piece_done(struct node_work *w)
     if (o->status != 0) {
         log_error(o->shard->subject, "seeding: cannot read the points: %s", otr_strerror(o->status));
         peer_seed_cancel(o->stream); /* ends in on_done */
+        if (damage_is(o->status)) {
+            damage_met(o->shard, o->log_id, "points for a replica do not read as they were written");
+        }
         return;
+    }
+    if (o->checking) {
+        free(o->piece);
+        o->piece = NULL;
+        o->checking = o->at < o->snapshot->count;
+        o->at = o->checking ? o->at : 0;
     }
     go_on(o);
 }
@@ -219,7 +230,7 @@ static void piece_start(struct seed_out *o)
         peer_seed_cancel(o->stream);
         return;
     }
-    o->compress = compression_wanted(o->shard->node, o->to, SEED_PIECE_BYTES, &o->compression);
+    o->compress = !o->checking && compression_wanted(o->shard->node, o->to, SEED_PIECE_BYTES, &o->compression);
     o->reading = true;
     node_work_start(o->shard->node, &o->work, piece_run, piece_done);
 }
@@ -276,6 +287,10 @@ static void go_on(struct seed_out *o)
     int rv = 0;
 
     while (rv == 0 && !o->ended && !o->reading && o->stream != NULL) {
+        if (o->checking && o->snapshot->count > 0) {
+            piece_start(o);
+            return;
+        }
         if (!o->begun) {
             rv = send_begin(o);
             o->begun = rv == 0;
@@ -375,6 +390,8 @@ void seed_send_start(struct shard *s, otr_node to)
     }
     o->shard = s;
     o->to = to;
+    o->log_id = s->meta.log_id;
+    o->checking = s->damaged;
     o->points_next = SEED_PIECE_POINTS / 8;
     o->position = (struct otr_position){journal_epoch_at(n->journal, s->id, s->stored), s->stored};
     o->snapshot = store_snapshot_by_place(s->store, 0);

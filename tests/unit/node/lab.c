@@ -57,6 +57,8 @@ void lab_start(struct lab *lab, int i)
         .engine_config = {.url = engines[i]},
         .session_ttl_ms = 3000,
         .compression = lab->compression[i],
+        .scrub_bytes_per_s = lab->scrubs ? 1 << 30 : 0,
+        .compaction = {.segment_bytes = lab->segment_bytes, .retain_bytes = lab->segment_bytes != 0 ? 1 << 30 : 0},
         .on_fatal = lab_fatal,
     };
     int rv;
@@ -98,6 +100,44 @@ void lab_wipe(struct lab *lab, int i)
 
     snprintf(command, sizeof command, "rm -rf %s/%s", lab->dir, names[i]);
     cr_assert(eq(int, system(command), 0));
+}
+
+static bool damage_file(const char *path, const char *text, bool all)
+{
+    static char bytes[1 << 20];
+    size_t length = strlen(text);
+    FILE *f = fopen(path, "r+b");
+    bool found = false;
+    size_t count;
+
+    cr_assert(f != NULL);
+    count = fread(bytes, 1, sizeof bytes, f);
+    for (size_t i = 0; i + length <= count && (all || !found); i++) {
+        if (memcmp(bytes + i, text, length) == 0) {
+            found = true;
+            cr_assert(eq(int, fseek(f, (long)i, SEEK_SET), 0));
+            cr_assert(eq(int, fputc(bytes[i] ^ 1, f) >= 0, 1));
+        }
+    }
+    fclose(f);
+    return found;
+}
+
+bool lab_damage(struct lab *lab, int i, const char *text, bool all)
+{
+    bool found = false;
+    char path[128];
+    char next[128];
+
+    for (int number = 1; all || !found; number++) {
+        snprintf(path, sizeof path, "%s/%s/%08d.log", lab->dir, names[i], number);
+        snprintf(next, sizeof next, "%s/%s/%08d.log", lab->dir, names[i], number + 1);
+        if (access(next, F_OK) != 0) {
+            break;
+        }
+        found = damage_file(path, text, all) || found;
+    }
+    return found;
 }
 
 static uint16_t free_port(uv_loop_t *loop)
@@ -202,6 +242,12 @@ void lab_open_compressed(struct lab *lab, uint32_t shards, const enum node_compr
 {
     *lab = (struct lab){.shards = shards, .compressed = true};
     memcpy(lab->compression, modes, sizeof lab->compression);
+    open_all(lab);
+}
+
+void lab_open_small(struct lab *lab, uint32_t shards, bool scrubs)
+{
+    *lab = (struct lab){.shards = shards, .segment_bytes = 8192, .scrubs = scrubs};
     open_all(lab);
 }
 

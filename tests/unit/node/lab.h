@@ -23,18 +23,25 @@ struct lab {
     bool closed;
     enum node_compression compression[LAB_NODES];
     bool compressed; /* the cluster's setting */
+    uint64_t segment_bytes;
+    bool scrubs;
 };
 
 /* Nodes "n1".."n3", started and initialised with so many shards, three replicas each; returns when all are writable. */
 void lab_open(struct lab *lab, uint32_t shards);
 /* The same, with compression switched on and these modes of the nodes. */
 void lab_open_compressed(struct lab *lab, uint32_t shards, const enum node_compression modes[LAB_NODES]);
+/* The same, with small files of the log, which are read again all the time if `scrubs`. */
+void lab_open_small(struct lab *lab, uint32_t shards, bool scrubs);
 void lab_close(struct lab *lab);
 void lab_start(struct lab *lab, int i);
 /* Orderly; the data directory stays. */
 void lab_stop(struct lab *lab, int i);
 /* Like a crash: nothing is noted or flushed any more. */
 void lab_crash(struct lab *lab, int i);
+/* Damages bytes of a node's log: those of the first place where `text` stands in a sealed segment, or all of them.
+ * False: it is in none. */
+bool lab_damage(struct lab *lab, int i, const char *text, bool all);
 /* Empties the data directory of a stopped node. */
 void lab_wipe(struct lab *lab, int i);
 
