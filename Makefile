@@ -148,7 +148,7 @@ TESTLIB_etcd := http_stub
 FAIL_SYMS := $(OBJ)/failing/symbols
 FAIL_OBJ_libc := $(OBJ)/failing/tests/lib/fail_calls.of
 FAIL_OBJ_uv := $(FAIL_OBJ_libc) $(OBJ)/failing/tests/lib/fail_calls_uv.of
-FAILING_ROOMS := log io coord peer etcd ruvector api cli
+FAILING_ROOMS := log io coord peer etcd consul ruvector api cli
 failing = $(patsubst $(LIB)/%,$(OBJ)/failing/%,$(1))
 unitlibs = $(if $(filter $(1),$(FAILING_ROOMS)),$(call failing,$(call libs,$(1))) $(FAIL_OBJ_$(if $(LIBS_$(1)),libc,uv)),$(call libs,$(1)))
 $(FAIL_SYMS): tests/lib/fail_calls.c tests/lib/fail_calls_uv.c
@@ -319,7 +319,7 @@ FUZZ_SRC     := $(wildcard sidecar/core/*.c sidecar/log/*.c sidecar/coord/*.c si
                 $(patsubst %,sidecar/peer/%.c,compress grpc message) $(patsubst %,sidecar/node/%.c,compression wire) \
                 $(patsubst %,sidecar/cli/%.c,config_file load_lines options) \
                 $(patsubst %,sidecar/io/%.c,clock json_text kv_list log metrics random tls tls_session tls_verify) $(patsubst %,tests/lib/%.c,temp_dir test_certs) \
-                backends/etcd/etcd_codec.c backends/etcd/etcd_stream.c engines/ruvector/ruvector_codec.c tests/lib/fake_disk.c
+                backends/etcd/etcd_codec.c backends/etcd/etcd_stream.c $(patsubst %,backends/consul/%.c,consul_codec consul_diff consul_plan) engines/ruvector/ruvector_codec.c tests/lib/fake_disk.c
 FUZZ_OBJ     := $(patsubst %.c,$(FUZZ)/obj/%.o,$(FUZZ_SRC)) $(PROTO_SRC:$(BUILD)/%.c=$(FUZZ)/obj/%.o)
 $(FUZZ)/obj/gen/%.o: $(BUILD)/gen/%.c
 	@mkdir -p $(@D)
@@ -376,6 +376,7 @@ MODULES := engines/ruvector/node/node_modules
 servers: $(BUILD)/servers/etcd/.unpacked
 	$(Q)scripts/fetch-ruvector.sh
 	$(Q)BUILD=$(BUILD) scripts/fetch-promtool.sh
+	-$(Q)BUILD=$(BUILD) scripts/fetch-consul.sh
 test-programs: all $(patsubst %,$(BIN)/unit-%,$(UNIT_ROOMS)) $(BIN)/conformance $(BIN)/conformance-engines $(BIN)/simulate $(BIN)/canary $(BIN)/storm $(BIN)/outrigger-failing
 test:
 	$(Q)scripts/install-deps.sh build demo test

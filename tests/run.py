@@ -17,7 +17,7 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-ROOMS = ["core", "log", "io", "coord", "peer", "etcd", "node", "api", "cli"]
+ROOMS = ["core", "log", "io", "coord", "peer", "etcd", "consul", "node", "api", "cli"]
 SKIPPED = 77
 PEER_TLS_FILTER = ("--filter '@(lane|seed|link|call)/!(deadline_of_the_caller|enormous_length|refusals_of_the_protocol|"
                    "too_many_headers|another_cluster_is_refused|another_node_answers)'")

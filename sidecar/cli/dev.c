@@ -1,9 +1,9 @@
-/* Happy path: directory, ports, etcd and engines at once, sidecars when etcd answers, `cluster init` in this process,
- * waiting until every shard can be written, dev.json, then waiting for a signal. Each step looks every few
- * milliseconds and ends early when a process that it needs has ended; then the end of that one's log is shown.
+/* Happy path: directory, ports, coordinator and engines at once, sidecars when the coordinator answers, `cluster init`
+ * in this process, waiting until every shard can be written, dev.json, then waiting for a signal. Each step looks every
+ * few milliseconds and ends early when a process that it needs has ended; then the end of that one's log is shown.
  *
- * Stopping: sidecars first, for they end their sessions, then engines and etcd; who is slow is killed. Should we be
- * killed ourselves, the kernel kills them all (exec_child.h). */
+ * Stopping: sidecars first, for they end their sessions, then engines and the coordinator; who is slow is killed.
+ * Should we be killed ourselves, the kernel kills them all (exec_child.h). */
 #include "sidecar/cli/dev.h"
 
 #include "sidecar/cli/cluster.h"
@@ -132,19 +132,20 @@ static int start_processes(struct dev *d, struct otr_errmsg *msg)
     char url[96];
     int rv;
 
-    rv = dev_process_start(&d->plan.etcd, msg);
+    rv = dev_process_start(&d->plan.coordinator, msg);
     for (uint32_t i = 0; rv == 0 && i < d->plan.shape.nodes; i++) {
         rv = dev_process_start(&d->plan.nodes[i].engine, msg);
     }
     if (rv != 0) {
         return rv;
     }
-    snprintf(url, sizeof url, "%s/health", d->plan.etcd_url);
-    rv = await_url(d, url, "etcd", msg);
+    snprintf(url, sizeof url, "%s%s", d->plan.coordinator_url,
+             strcmp(d->plan.settings->backend, "consul") == 0 ? "/v1/catalog/nodes?consistent" : "/health");
+    rv = await_url(d, url, d->plan.settings->backend, msg);
     if (rv != 0) {
         return rv;
     }
-    printf("etcd     %s\n", d->plan.etcd_url);
+    printf("%-8s %s\n", d->plan.settings->backend, d->plan.coordinator_url);
     for (uint32_t i = 0; rv == 0 && i < d->plan.shape.nodes; i++) {
         rv = dev_process_start(&d->plan.nodes[i].sidecar, msg);
     }
@@ -213,7 +214,7 @@ static int await_writable(struct dev *d, struct coord_client *c, struct otr_errm
 static int start(struct dev *d, struct otr_errmsg *msg)
 {
     const struct coord_client_settings coordinator = {
-        .cluster = DEV_PLAN_CLUSTER, .backend = d->plan.settings->backend, .endpoints = d->plan.etcd_url};
+        .cluster = DEV_PLAN_CLUSTER, .backend = d->plan.settings->backend, .endpoints = d->plan.coordinator_url};
     const struct cluster_plan plan = {.nodes = d->plan.shape.nodes,
                                       .replication_factor = d->plan.shape.replicas,
                                       .shards = d->plan.shape.shards,
@@ -369,13 +370,15 @@ static const struct option options[] = {
      "data and logs; an existing one goes on"},
     {"port", OPTION_NUMBER, OPTION(plan.port), "N", "7700", false, 1024, 65000,
      "node 1's port for clients; node 2 has 10 more"},
-    {"backend", OPTION_TEXT, OPTION(plan.backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd"},
+    {"backend", OPTION_TEXT, OPTION(plan.backend), "NAME", "etcd", false, 0, 0, "the coordinator: etcd or consul"},
     {"engine", OPTION_TEXT, OPTION(plan.engine), "NAME", "ruvector", false, 0, 0, "the vector engine: ruvector"},
     {"session-ttl", OPTION_MS, OPTION(plan.session_ttl_ms), "TIME", "3s", false, 1000, 600000,
      "how long the coordinator waits for a silent node"},
     {"supervise", OPTION_FLAG, OPTION(supervise), NULL, NULL, false, 0, 0, "start again what dies"},
     {"etcd", OPTION_TEXT, OPTION(plan.etcd), "PROGRAM", NULL, false, 0, 0,
      "(default: what scripts/fetch-etcd.sh unpacked, or PATH)"},
+    {"consul", OPTION_TEXT, OPTION(plan.consul), "PROGRAM", NULL, false, 0, 0,
+     "(default: what scripts/fetch-consul.sh unpacked, or PATH)"},
     {"ruvector", OPTION_TEXT, OPTION(plan.ruvector), "FILE", NULL, false, 0, 0,
      "its server.js (default: engines/ruvector/node of this tree)"},
 };
@@ -392,8 +395,9 @@ static int run(const struct command *command, int argc, char **argv)
     if (!options_read(command, argc, argv, &s, &memory, &exit_code)) {
         return exit_code;
     }
-    if (strcmp(s.plan.backend, "etcd") != 0 || strcmp(s.plan.engine, "ruvector") != 0) {
-        fprintf(stderr, "outrigger dev: this version starts --backend etcd and --engine ruvector only\n");
+    if ((strcmp(s.plan.backend, "etcd") != 0 && strcmp(s.plan.backend, "consul") != 0) ||
+        strcmp(s.plan.engine, "ruvector") != 0) {
+        fprintf(stderr, "outrigger dev: this version starts --backend etcd or consul, and --engine ruvector only\n");
         return EXIT_USAGE;
     }
     setvbuf(stdout, NULL, _IOLBF, 0); /* Also when it goes to a file that somebody watches. */
@@ -414,7 +418,8 @@ static int run(const struct command *command, int argc, char **argv)
 const struct command dev_command = {
     .name = "dev",
     .about = "runs a whole cluster on this machine, for a first look and for tests.\n\n"
-             "Starts etcd, vector engines and sidecars on 127.0.0.1, waits until the cluster can be written and says\n"
+             "Starts etcd (or Consul), vector engines and sidecars on 127.0.0.1, waits until the cluster can be "
+             "written and says\n"
              "how to try it. DIR/dev.json then names every process with the command that starts it again. Ctrl-C\n"
              "stops everything; the next run with the same DIR goes on with its data.",
     .examples = "  outrigger dev\n"

@@ -62,21 +62,28 @@ static int find_self(struct dev_programs *p, char directory[PATH_MAX], struct ot
     return 0;
 }
 
-static int find_etcd(struct dev_programs *p, const char *given, const char *directory, struct otr_errmsg *msg)
+/* `backend` is the program's name, too, and that of the script that fetches it. */
+static int find_coordinator(struct dev_programs *p, const char *backend, const char *given, const char *directory,
+                            struct otr_errmsg *msg)
 {
+    char usual[64];
+
     if (given != NULL) {
-        if (realpath(given, p->etcd) != NULL && access(p->etcd, X_OK) == 0) {
+        if (realpath(given, p->coordinator) != NULL && access(p->coordinator, X_OK) == 0) {
             return 0;
         }
-        otr_errmsg_set(msg, "--etcd %s is not a program that can be run", given);
+        otr_errmsg_set(msg, "--%s %s is not a program that can be run", backend, given);
         return OTR_NOTFOUND;
     }
-    if ((join(p->etcd, directory, "servers/etcd/usr/bin/etcd") && access(p->etcd, X_OK) == 0) ||
-        find_in_path("etcd", p->etcd)) {
+    snprintf(usual, sizeof usual, "servers/%s/usr/bin/%s", backend, backend);
+    if ((join(p->coordinator, directory, usual) && access(p->coordinator, X_OK) == 0) ||
+        find_in_path(backend, p->coordinator)) {
         return 0;
     }
-    otr_errmsg_set(msg, "etcd was not found: run scripts/fetch-etcd.sh, which unpacks it without installing it, or "
-                        "give --etcd PROGRAM");
+    otr_errmsg_set(msg,
+                   "%s was not found: run scripts/fetch-%s.sh, which unpacks it without installing it, or give --%s "
+                   "PROGRAM",
+                   backend, backend, backend);
     return OTR_NOTFOUND;
 }
 
@@ -107,13 +114,14 @@ static int find_server(struct dev_programs *p, const char *given, const char *di
     return 0;
 }
 
-int dev_files_programs(struct dev_programs *p, const char *etcd, const char *server, struct otr_errmsg *msg)
+int dev_files_programs(struct dev_programs *p, const char *backend, const char *coordinator, const char *server,
+                       struct otr_errmsg *msg)
 {
     char directory[PATH_MAX];
     int rv;
 
     rv = find_self(p, directory, msg);
-    rv = rv != 0 ? rv : find_etcd(p, etcd, directory, msg);
+    rv = rv != 0 ? rv : find_coordinator(p, backend, coordinator, directory, msg);
     rv = rv != 0 ? rv : find_server(p, server, directory, msg);
     return rv;
 }

@@ -10,12 +10,13 @@
 
 struct dev_programs {
     char self[PATH_MAX];
-    char etcd[PATH_MAX];
-    char node[PATH_MAX];   /* Node.js */
-    char server[PATH_MAX]; /* the engine's server.js */
+    char coordinator[PATH_MAX]; /* etcd or Consul */
+    char node[PATH_MAX];        /* Node.js */
+    char server[PATH_MAX];      /* the engine's server.js */
 };
 /* Given paths (or NULL) go before the places where they usually are. OTR_NOTFOUND with words that say what to do. */
-int dev_files_programs(struct dev_programs *p, const char *etcd, const char *server, struct otr_errmsg *msg);
+int dev_files_programs(struct dev_programs *p, const char *backend, const char *coordinator, const char *server,
+                       struct otr_errmsg *msg);
 
 /* What a directory's cluster was made with. */
 struct dev_shape {

@@ -65,8 +65,9 @@ int dev_plan_write_json(struct dev_plan *d, struct otr_errmsg *msg)
     ok = cJSON_AddStringToObject(json, "backend", d->settings->backend) != NULL;
     coordinator = cJSON_AddArrayToObject(json, "coordinator");
     ok = cJSON_AddItemToArray(coordinator, item) && ok;
-    ok = ok && cJSON_AddNumberToObject(item, "pid", d->etcd.pid) != NULL;
-    ok = ok && cJSON_AddStringToObject(item, "url", d->etcd_url) != NULL && add_start(item, "start", &d->etcd);
+    ok = ok && cJSON_AddNumberToObject(item, "pid", d->coordinator.pid) != NULL;
+    ok = ok && cJSON_AddStringToObject(item, "url", d->coordinator_url) != NULL &&
+         add_start(item, "start", &d->coordinator);
     nodes = cJSON_AddArrayToObject(json, "nodes");
     for (uint32_t i = 0; ok && i < d->shape.nodes; i++) {
         ok = add_node(nodes, &d->nodes[i]);
@@ -89,7 +90,7 @@ size_t dev_plan_processes(struct dev_plan *d, struct dev_process *out[DEV_PLAN_P
         out[i] = &d->nodes[i].sidecar;
         out[n + i] = &d->nodes[i].engine;
     }
-    out[2 * n] = &d->etcd;
+    out[2 * n] = &d->coordinator;
     return 2 * n + 1;
 }
 
@@ -106,19 +107,36 @@ static void process_init(struct dev_plan *d, struct dev_process *p, const char *
 
 static bool etcd_command(struct dev_plan *d)
 {
-    struct dev_process *p = &d->etcd;
-    bool ok = dev_process_arg(p, "%s", d->programs.etcd) && dev_process_arg(p, "--name=dev");
+    struct dev_process *p = &d->coordinator;
+    bool ok = dev_process_arg(p, "%s", d->programs.coordinator) && dev_process_arg(p, "--name=dev");
 
     ok = ok && dev_process_arg(p, "--data-dir=%s/etcd", d->path);
-    ok = ok && dev_process_arg(p, "--listen-client-urls=%s", d->etcd_url);
-    ok = ok && dev_process_arg(p, "--advertise-client-urls=%s", d->etcd_url);
-    ok = ok && dev_process_arg(p, "--listen-peer-urls=http://127.0.0.1:%u", d->etcd_peer_port);
-    ok = ok && dev_process_arg(p, "--initial-advertise-peer-urls=http://127.0.0.1:%u", d->etcd_peer_port);
-    ok = ok && dev_process_arg(p, "--initial-cluster=dev=http://127.0.0.1:%u", d->etcd_peer_port);
+    ok = ok && dev_process_arg(p, "--listen-client-urls=%s", d->coordinator_url);
+    ok = ok && dev_process_arg(p, "--advertise-client-urls=%s", d->coordinator_url);
+    ok = ok && dev_process_arg(p, "--listen-peer-urls=http://127.0.0.1:%u", d->coordinator_peer_port);
+    ok = ok && dev_process_arg(p, "--initial-advertise-peer-urls=http://127.0.0.1:%u", d->coordinator_peer_port);
+    ok = ok && dev_process_arg(p, "--initial-cluster=dev=http://127.0.0.1:%u", d->coordinator_peer_port);
     /* Without it the history of keys grows until etcd refuses writes. */
     ok = ok && dev_process_arg(p, "--auto-compaction-mode=revision") &&
          dev_process_arg(p, "--auto-compaction-retention=1000");
     return ok && dev_process_arg(p, "--log-level=warn");
+}
+
+/* One server, which keeps its data; quick to find that it leads. */
+static bool consul_command(struct dev_plan *d)
+{
+    struct dev_process *p = &d->coordinator;
+    bool ok = dev_process_arg(p, "%s", d->programs.coordinator) && dev_process_arg(p, "agent");
+
+    ok = ok && dev_process_arg(p, "-server") && dev_process_arg(p, "-bootstrap-expect=1");
+    ok = ok && dev_process_arg(p, "-node=dev") && dev_process_arg(p, "-data-dir=%s/consul", d->path);
+    ok = ok && dev_process_arg(p, "-bind=127.0.0.1") && dev_process_arg(p, "-client=127.0.0.1");
+    ok = ok && dev_process_arg(p, "-http-port=%u", d->coordinator_port);
+    ok = ok && dev_process_arg(p, "-server-port=%u", d->coordinator_peer_port);
+    ok = ok && dev_process_arg(p, "-serf-lan-port=%u", d->coordinator_gossip_port);
+    ok = ok && dev_process_arg(p, "-serf-wan-port=-1") && dev_process_arg(p, "-dns-port=-1");
+    ok = ok && dev_process_arg(p, "-hcl=performance { raft_multiplier = 1 } disable_update_check = true");
+    return ok && dev_process_arg(p, "-log-level=warn");
 }
 
 static bool engine_command(struct dev_plan *d, struct dev_plan_node *n)
@@ -141,7 +159,7 @@ static bool sidecar_command_of(struct dev_plan *d, struct dev_plan_node *n)
     ok = ok && dev_process_arg(p, "--listen") && dev_process_arg(p, "127.0.0.1:%u", n->client);
     ok = ok && dev_process_arg(p, "--peer-listen") && dev_process_arg(p, "127.0.0.1:%u", n->peer);
     ok = ok && dev_process_arg(p, "--backend") && dev_process_arg(p, "%s", d->settings->backend);
-    ok = ok && dev_process_arg(p, "--endpoints") && dev_process_arg(p, "%s", d->etcd_url);
+    ok = ok && dev_process_arg(p, "--endpoints") && dev_process_arg(p, "%s", d->coordinator_url);
     ok = ok && dev_process_arg(p, "--engine") && dev_process_arg(p, "%s", d->settings->engine);
     ok = ok && dev_process_arg(p, "--engine-url") && dev_process_arg(p, "http://127.0.0.1:%u", n->engine_port);
     ok = ok && dev_process_arg(p, "--data") && dev_process_arg(p, "%s/%s/sidecar", d->path, n->name);
@@ -189,9 +207,11 @@ static int choose_ports(struct dev_plan *d, struct otr_errmsg *msg)
         rv = choose_port(d, n->client + PORT_OFFSET_PEER, taken, &count, &n->peer, msg);
         rv = rv != 0 ? rv : choose_port(d, n->client + PORT_OFFSET_ENGINE, taken, &count, &n->engine_port, msg);
     }
-    rv = rv != 0 ? rv : choose_port(d, base + PORT_OFFSET_ETCD, taken, &count, &d->etcd_port, msg);
-    rv = rv != 0 ? rv : choose_port(d, base + PORT_OFFSET_ETCD_PEER, taken, &count, &d->etcd_peer_port, msg);
-    snprintf(d->etcd_url, sizeof d->etcd_url, "http://127.0.0.1:%u", d->etcd_port);
+    rv = rv != 0 ? rv : choose_port(d, base + PORT_OFFSET_ETCD, taken, &count, &d->coordinator_port, msg);
+    rv = rv != 0 ? rv : choose_port(d, base + PORT_OFFSET_ETCD_PEER, taken, &count, &d->coordinator_peer_port, msg);
+    rv = rv != 0 ? rv
+                 : choose_port(d, base + PORT_OFFSET_ETCD_PEER + 1, taken, &count, &d->coordinator_gossip_port, msg);
+    snprintf(d->coordinator_url, sizeof d->coordinator_url, "http://127.0.0.1:%u", d->coordinator_port);
     return rv;
 }
 
@@ -201,8 +221,8 @@ static int prepare_commands(struct dev_plan *d, struct otr_errmsg *msg)
     char name[sizeof d->nodes[0].name];
     bool ok;
 
-    process_init(d, &d->etcd, "etcd", "", "");
-    ok = etcd_command(d);
+    process_init(d, &d->coordinator, d->settings->backend, "", "");
+    ok = strcmp(d->settings->backend, "consul") == 0 ? consul_command(d) : etcd_command(d);
     for (uint32_t i = 0; ok && i < d->shape.nodes; i++) {
         struct dev_plan_node *n = &d->nodes[i];
 
@@ -241,7 +261,9 @@ int dev_plan_open(struct dev_plan *d, const struct dev_plan_settings *settings, 
         otr_errmsg_set(msg, "--dir is too long");
         return OTR_INVALID;
     }
-    rv = dev_files_programs(&d->programs, settings->etcd, settings->ruvector, msg);
+    rv = dev_files_programs(&d->programs, settings->backend,
+                            strcmp(settings->backend, "consul") == 0 ? settings->consul : settings->etcd,
+                            settings->ruvector, msg);
     if (rv != 0) {
         return rv;
     }

@@ -18,6 +18,7 @@ struct dev_plan_settings {
     uint32_t port;
     uint32_t session_ttl_ms;
     const char *etcd;     /* NULL: where it usually is */
+    const char *consul;   /* the same */
     const char *ruvector; /* the same */
 };
 
@@ -34,9 +35,9 @@ struct dev_plan {
     struct dev_shape shape;
     bool existed; /* the directory held a cluster */
     int lock;
-    uint16_t etcd_port, etcd_peer_port;
-    char etcd_url[64];
-    struct dev_process etcd; /* of all processes the caller sets loop, on_exit and data */
+    uint16_t coordinator_port, coordinator_peer_port, coordinator_gossip_port; /* the last is Consul's */
+    char coordinator_url[64];
+    struct dev_process coordinator; /* of all processes the caller sets loop, on_exit and data */
     struct dev_plan_node nodes[DEV_PLAN_NODES_MAX];
 };
 
@@ -46,7 +47,7 @@ int dev_plan_open(struct dev_plan *d, const struct dev_plan_settings *settings, 
 /* No process may run any more. */
 void dev_plan_close(struct dev_plan *d);
 
-/* All processes: sidecars, engines, etcd. */
+/* All processes: sidecars, engines, the coordinator. */
 size_t dev_plan_processes(struct dev_plan *d, struct dev_process *out[DEV_PLAN_PROCESSES_MAX]);
 
 /* Writes dev.json with the processes as they are now, whole or not at all. */
