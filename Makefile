@@ -138,7 +138,7 @@ TESTLIB_api := temp_dir test_certs
 TESTLIB_core := fail_malloc
 UNIT_LDFLAGS_core := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
 TESTLIB_node := fake_backend fake_engine fake_store
-TESTLIB_cli := fake_backend fake_store temp_dir
+TESTLIB_cli := fake_backend fake_store temp_dir test_certs
 TESTLIB_io := http_stub temp_dir test_certs
 TESTLIB_peer := temp_dir test_certs
 TESTLIB_ruvector := ruvector_server
