@@ -356,6 +356,7 @@ static int group_of(struct compactor *c, const struct compactor_item *item, uint
             c->groups = grown;
             c->groups_capacity = c->groups_capacity * 2 + 16;
         }
+        assert(c->groups != NULL);
         c->groups[c->groups_count++] = (struct compactor_group){item->shard, item->collection};
     }
     *group = (uint32_t)(c->groups_count - 1);

@@ -1,7 +1,8 @@
 /* The journal: how it is laid out, written and recovered. (Files: journal_append.c fills batches, journal_flush.c
  * writes them, journal_recover.c and recovery.c read them all at start, journal_read.c reads again what is asked for.)
  *
- * LAYOUT. A directory holds segment files "%08u.log", numbered from 1 without gaps. A segment is a sequence of records
+ * LAYOUT. A directory holds segment files "%08u.log", numbered from 1 without gaps, but for those that compaction has
+ * replaced: a file "%08u.kept" stands for a row of them (compactor.c). A segment is a sequence of records
  * (sidecar/core/codec.h), all in one byte stream that goes on in the next segment:
  *
  *   segment = SEGMENT batch batch ...        batch = BATCH record record ...
@@ -26,7 +27,7 @@
  *
  * A place is segment << 40 | offset / 8. A batch belongs to one segment; a segment is left once it has reached
  * segment_bytes. The first batch of a segment begins with a META of every shard, a copy, so that old segments may be
- * dropped some day without losing any; for a damaged shard a CUT behind its last entry follows.
+ * replaced without losing any; for a damaged shard a CUT behind its last entry follows.
  *
  * HAPPY PATH. Appends write into the open batch (tail.h), whose position was fixed when it was begun, so that places
  * are known at once. journal_flush_begin() seals its BATCH record and hands it out; the next batch is begun behind it.

@@ -60,7 +60,7 @@ static uint64_t keep(void *data, otr_shard shard)
 }
 
 struct ids {
-    uint8_t *bytes;
+    struct seed_request_id *list;
     size_t count;
     uint64_t last;
 };
@@ -74,8 +74,7 @@ static void add_id(const struct replica_entry *e, uint32_t outcome, void *data)
                                  .id = e->request_id,
                                  .outcome = outcome};
 
-    memcpy(ids->bytes + ids->count * sizeof id, &id, sizeof id);
-    ids->count++;
+    ids->list[ids->count++] = id;
     ids->last = e->position.index;
 }
 
@@ -83,25 +82,25 @@ static int ids_of(void *data, otr_shard shard, uint64_t *from, uint64_t to, uint
 {
     const struct node *n = data;
     const struct shard *s = n->shards[shard];
-    struct ids ids = {.bytes = NULL};
+    struct ids ids = {.list = NULL};
 
     *bytes = NULL;
     if (s != NULL && s->replica == NULL) {
         return OTR_BUSY;
     }
     if (s != NULL) {
-        ids.bytes = malloc((size_t)IDS_AT_ONCE * sizeof(struct seed_request_id));
-        if (ids.bytes == NULL) {
+        ids.list = malloc(IDS_AT_ONCE * sizeof *ids.list);
+        if (ids.list == NULL) {
             return OTR_NOMEM;
         }
         replica_requests_between(s->replica, *from, to, IDS_AT_ONCE, add_id, &ids);
     }
     *from = ids.count == IDS_AT_ONCE ? ids.last : to;
     if (ids.count == 0) {
-        free(ids.bytes);
+        free(ids.list);
         return 0;
     }
-    *bytes = ids.bytes;
+    *bytes = (uint8_t *)ids.list;
     *count = ids.count * sizeof(struct seed_request_id);
     return 0;
 }

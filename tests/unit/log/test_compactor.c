@@ -52,8 +52,9 @@ struct world {
     uint64_t now_ms;
     uint64_t rng;
     uint32_t value;
-    bool held;   /* nothing is committed */
-    bool failed; /* a call failed on purpose */
+    uint64_t epoch; /* of new entries, at least */
+    bool held;      /* nothing is committed */
+    bool failed;    /* a call failed on purpose */
     struct otr_errmsg msg;
 };
 
@@ -434,6 +435,7 @@ static int append(struct world *w, otr_shard shard, uint16_t kind, unsigned coll
 
     (void)journal_shard(w->j, shard, &state);
     op.epoch = state.last.epoch + (state.last.epoch == 0 || fake_disk_random(&w->rng) % 40 == 0);
+    op.epoch = op.epoch > w->epoch ? op.epoch : w->epoch;
     r.epoch = op.epoch;
     r.body_bytes = (uint32_t)body_of(&op, body);
     cr_assert(lt(u64, h->last - h->base_index, OPS_MAX));
@@ -902,5 +904,43 @@ Test(compactor, deletions_do_not_pile_up)
     cr_assert(lt(u64, used(w), 40000));
     crash(w, FAKE_DISK_LOSE_ALL);
     reopen(w);
+    finish(w);
+}
+
+/* Entries that were cut, over more than one segment: the first of them go with a segment that has left, and those that
+ * stand in the next one follow nothing. */
+Test(compactor, the_rest_of_what_was_cut_is_passed_over)
+{
+    struct world *w = new_world(7);
+    struct shard *s = &w->shards[1];
+    struct journal_shard_state state;
+
+    for (unsigned i = 0; i < 5; i++) {
+        append(w, 1, RECORD_PUT, 0, i);
+    }
+    cr_assert(zero(int, flush(w)));
+    w->held = true;
+    for (unsigned i = 0; i < 80; i++) { /* will be cut: several segments */
+        append(w, 1, RECORD_PUT, 0, i % IDS);
+        cr_assert(zero(int, flush(w)));
+    }
+    (void)journal_shard(w->j, 1, &state);
+    cr_assert(zero(int, journal_cut(w->j, 1, 6)));
+    s->h.last = 5;
+    s->acked = 5;
+    cr_assert(zero(int, flush(w)));
+    w->epoch = state.last.epoch + 1; /* another primary's */
+    append(w, 1, RECORD_PUT, 0, 9);
+    w->held = false;
+    cr_assert(zero(int, flush(w)));
+    for (uint64_t bytes = used(w); bytes > 2000; bytes -= 2000) { /* they leave one after the other */
+        w->compaction.retain_bytes = bytes - 2000;
+        close_world(w);
+        reopen(w);
+        compact(w, 1000);
+        crash(w, FAKE_DISK_LOSE_ALL);
+        reopen(w);
+        check_shard(w, 1);
+    }
     finish(w);
 }
