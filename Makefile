@@ -267,6 +267,15 @@ bench-journal: $(BIN)/bench-journal
 	@mkdir -p $(BENCH_DIR)
 	$(BIN)/bench-journal $(BENCH_DIR)
 
+$(BIN)/bench-compaction: $(OBJ)/tests/bench/bench_compaction.o $(call libs,log)
+	@mkdir -p $(@D)
+	$(call say,LINK $@)
+	$(Q)$(CC) $(LDFLAGS_BASE) $(LDFLAGS) -o $@ $< $(call libs,log) $(LIBS_log)
+.PHONY: bench-compaction
+bench-compaction: $(BIN)/bench-compaction
+	@mkdir -p $(BENCH_DIR)
+	$(BIN)/bench-compaction $(BENCH_DIR)
+
 $(BIN)/bench-json: $(OBJ)/tests/bench/bench_json.o $(call libs,api)
 	@mkdir -p $(@D)
 	$(call say,LINK $@)
