@@ -51,7 +51,7 @@
 #include <stdlib.h>
 
 enum {
-    LOOK_EVERY_MS = 500,
+    LOOK_EVERY_MS = 1000, /* it looks at all segments, for all shards */
     RETRY_MS = 5000,
     YIELD_PENDING_BYTES = 4 << 20, /* appended and not durable, above which appends go first */
     YIELD_MS_MAX = 500,            /* but not for ever */

@@ -446,6 +446,7 @@ static int write_piece(struct compactor *c)
     if (count == 0) {
         return 0;
     }
+    assert(items != NULL);
     qsort(items, count, sizeof *items, compare_items);
     for (size_t i = 0, next; i < count && rv == 0; i = next) {
         size_t bytes = PUT_HEADER_BYTES + items[i].bytes;

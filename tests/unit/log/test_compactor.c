@@ -542,7 +542,7 @@ static unsigned compact(struct world *w, unsigned steps)
     unsigned done = 0;
 
     for (unsigned idle = 0; idle < 4 && done < steps;) {
-        w->now_ms += 600;
+        w->now_ms += 1100;
         if (!compactor_turn(w->c, w->now_ms, false)) {
             idle++;
             continue;
@@ -863,7 +863,7 @@ Test(compactor, a_full_disk_gets_room_again)
     (void)append(w, 1, RECORD_PUT, 0, 1);
     cr_assert(eq(int, flush(w), OTR_NOSPACE));
     for (int i = 0; i < 2000; i++) {
-        w->now_ms += 600;
+        w->now_ms += 1100;
         if (compactor_turn(w->c, w->now_ms, true)) {
             compactor_run(w->c);
             rv = compactor_ran(w->c, w->now_ms, &w->msg);
