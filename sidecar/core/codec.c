@@ -78,7 +78,7 @@ static size_t round_up_8(size_t bytes)
 
 static bool kind_known(uint16_t kind)
 {
-    return (kind >= RECORD_PUT && kind <= RECORD_EPOCH) || (kind >= RECORD_LOCAL_FIRST && kind <= RECORD_KEPT_IDS);
+    return (kind >= RECORD_PUT && kind <= RECORD_EPOCH) || (kind >= RECORD_LOCAL_FIRST && kind <= RECORD_REPAIR_POINTS);
 }
 
 void record_seal(uint8_t *out, struct record_header *h)

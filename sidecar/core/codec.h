@@ -64,6 +64,7 @@ enum record_kind {
     RECORD_KEPT_DELETES = 41,
     RECORD_KEPT_DROP = 42,
     RECORD_KEPT_IDS = 43,
+    RECORD_REPAIR_POINTS = 44,
 };
 
 struct record_header {

@@ -181,6 +181,7 @@ static int read_record(struct compactor *c, const struct segment *s, const struc
         return 0;
     case RECORD_SEED_POINTS:
     case RECORD_KEPT_POINTS:
+    case RECORD_REPAIR_POINTS:
         shard->in_seed = shard->in_seed || h->kind == RECORD_SEED_POINTS;
         return read_points(c, h, body, place);
     case RECORD_SEED_END:

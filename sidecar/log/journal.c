@@ -23,7 +23,8 @@
  *   CUT      h.index: the shard's entries from this index on are gone. Empty.
  *   SEED_BEGIN   a META's body. The shard holds nothing from here on.
  *   SEED_POINTS  a PUT's body: live points of the seed.
- *   SEED_END     h.epoch, h.index: the base, after which the log goes on. Body: the request ids, opaque.
+ *   REPAIR_POINTS  a PUT's body: what the range h.epoch of hashes held at entry h.index, or a part of it while h.time
+ * is not 0. SEED_END     h.epoch, h.index: the base, after which the log goes on. Body: the request ids, opaque.
  *
  * A place is segment << 40 | offset / 8. A batch belongs to one segment; a segment is left once it has reached
  * segment_bytes. The first batch of a segment begins with a META of every shard, a copy, so that old segments may be

@@ -118,6 +118,9 @@ int journal_seed_points(struct journal *j, otr_shard shard, const uint8_t *put_b
                         journal_place *place);
 int journal_seed_end(struct journal *j, otr_shard shard, struct otr_position base, const uint8_t *request_ids,
                      size_t bytes);
+/* Points of a repair (sidecar/node/digest.c): what one range of hashes holds at entry `index`, `more` to follow. */
+int journal_repair_points(struct journal *j, otr_shard shard, uint64_t index, uint32_t range, bool more,
+                          const uint8_t *put_body, size_t bytes, journal_place *place);
 /* Bytes appended and not yet durable: for flow control. */
 size_t journal_pending_bytes(const struct journal *j);
 

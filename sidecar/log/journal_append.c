@@ -485,3 +485,20 @@ int journal_seed_end(struct journal *j, otr_shard shard, struct otr_position bas
     line->metas++;
     return 0;
 }
+
+int journal_repair_points(struct journal *j, otr_shard shard, uint64_t index, uint32_t range, bool more,
+                          const uint8_t *put_body, size_t bytes, journal_place *place)
+{
+    struct journal_shard *s = journal_shard_get(j, shard);
+    struct record_header h = {
+        .kind = RECORD_REPAIR_POINTS, .body_bytes = (uint32_t)bytes, .index = index, .epoch = range, .time_ms = more};
+    struct batch_shard *line;
+    int rv;
+
+    assert(s != NULL && !s->log.seed_unfinished && bytes <= OTR_BODY_MAX);
+    rv = append_local(j, s, &h, put_body, &line);
+    if (rv == 0) {
+        *place = place_make(j->end_segment, j->end_offset - record_bytes(bytes));
+    }
+    return rv;
+}

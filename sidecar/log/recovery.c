@@ -184,6 +184,9 @@ static int recover_record(struct recovery *r, struct journal_shard *s, const str
     case RECORD_SEED_POINTS:
         rv = s->log.seed_unfinished ? 0 : OTR_CORRUPT;
         break;
+    case RECORD_REPAIR_POINTS:
+        rv = s->log.seed_unfinished ? OTR_CORRUPT : 0;
+        break;
     case RECORD_SEED_END:
         rv = recover_seed_end(s, h);
         break;

@@ -51,7 +51,7 @@ static int apply_bytes(struct shard *s, const struct journal_bytes *entries)
 {
     size_t offset = 0;
 
-    while (offset < entries->bytes) {
+    while (offset < entries->bytes && !digest_holds(s)) {
         const uint8_t *record = entries->data + offset;
         struct record_header h;
         uint32_t outcome = 0;
@@ -71,6 +71,10 @@ static int apply_bytes(struct shard *s, const struct journal_bytes *entries)
         } else {
             replica_outcome(s->replica, h.index, outcome);
             write_outcome(s, h.index, outcome);
+        }
+        rv = digest_applied(s);
+        if (rv != 0) {
+            return rv;
         }
         offset += record_bytes(h.body_bytes);
     }
@@ -159,7 +163,8 @@ void apply_advance(struct shard *s)
     bool moved = false;
     int rv = 0;
 
-    while (rv == 0 && s->stored < s->commit && !s->apply_reading && !s->apply_stuck && s->seed_in == NULL) {
+    while (rv == 0 && s->stored < s->commit && !s->apply_reading && !s->apply_stuck && !digest_holds(s) &&
+           s->seed_in == NULL) {
         struct journal_bytes entries = {0};
 
         rv = journal_read(s->node->journal, s->id, s->stored + 1, s->commit, APPLY_BYTES, &entries);

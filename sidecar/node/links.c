@@ -169,7 +169,13 @@ static void on_drain(void *data, struct peer_link *link, enum peer_lane lane)
 
 static void on_replicate(void *data, const struct peer_from *from, const Outrigger__V1__ReplicateFrame *frame)
 {
-    take_messages(data, from, frame->messages, frame->n_messages);
+    struct node *n = data;
+    otr_node node = topology_intern(n->topology, from->node);
+
+    take_messages(n, from, frame->messages, frame->n_messages);
+    for (size_t i = 0; i < frame->n_digests && node != OTR_NODE_NONE && !n->closing && !n->dying; i++) {
+        digest_receive(n, node, frame->digests[i]);
+    }
 }
 
 static void on_beacon(void *data, const struct peer_from *from, const Outrigger__V1__BeaconFrame *frame)

@@ -19,6 +19,7 @@
  *   seed_send.c, seed_receive.c  a shard's live points to or from another node
  *   read.c         get: the right to answer, waiting, reading off the loop
  *   search.c       the engine's hits verified against the log; the exact scan
+ *   digest.c       replicas compared with their primary, and repaired
  *   scrub.c        damage: found in the background or met by reads, and what follows from it
  *   recover.c      the data directory at start
  *   node_metrics.c, metered.c  what is counted, printed; the coordinator's calls counted
@@ -157,6 +158,18 @@ struct shard {
     struct feeder *feeder;  /* the engine's side */
     uint64_t metas_durable; /* how many of the metas written */
 
+    struct {
+        uint64_t told_ms;                 /* primary: the replicas, last */
+        struct digest_expected *expected; /* to be compared at its index; NULL: nothing */
+        struct digest_repair *repairs;    /* to come into force at their indexes */
+        struct store_ranges differing;
+        uint32_t range;  /* being repaired */
+        bool holding;    /* nothing is applied behind `hold` */
+        bool installing; /* all of the range is here, as of `hold` */
+        uint64_t hold;
+        uint64_t patience_ms;
+        otr_node primary;
+    } digest;
     bool damaged;          /* something of what is held here does not read any more; until it was seeded */
     uint32_t search_extra; /* how many more than k the engine is asked for */
     struct read_wait *waits;
@@ -459,6 +472,18 @@ void force_end(struct shard *s);
 /* loss.c */
 /* DO_NOTE_LOSS; REPLICA_EV_LOSS_NOTED says how it ended. */
 void loss_note(struct shard *s, const struct replica_action *a);
+
+/* digest.c */
+void digest_tick(struct shard *s, uint64_t now_ms);
+void digest_receive(struct node *n, otr_node from, const Outrigger__V1__Digest *m);
+/* An entry has come into the store: what was waiting for its index. OTR_NOMEM. */
+int digest_applied(struct shard *s);
+/* No more may be applied for now. */
+bool digest_holds(const struct shard *s);
+/* A part of a repair, as received or recovered. OTR_NOMEM, OTR_CORRUPT. */
+int digest_take_part(struct shard *s, uint64_t index, uint32_t range, bool more, const uint8_t *body, size_t bytes,
+                     journal_place place);
+void digest_forget(struct shard *s);
 
 /* scrub.c */
 int scrub_start(struct node *n, const struct node_config *config);

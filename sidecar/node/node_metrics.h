@@ -70,6 +70,10 @@ struct node;
     X(S, duplicate_writes_total, COUNTER, "Writes whose request id had been seen before")                              \
     X(S, elections_won_total, COUNTER, "Times this replica became primary")                                            \
     X(S, fenced_appends_total, COUNTER, "Appends refused because they came from an old epoch")                         \
+    X(S, digests_compared_total, COUNTER, "Comparisons of this replica with its primary at equal index")               \
+    X(S, digest_mismatches_total, COUNTER, "Of them: different")                                                      \
+    X(S, ranges_repaired_total, COUNTER, "Ranges of hashes replaced by the primary's")                                 \
+    X(S, repair_bytes_total, COUNTER, "Bytes of points received for that")                                             \
     X(S, damage_found_total, COUNTER, "Times that something here did not read as it was written")                      \
     /* read when asked */                                                                                              \
     X(S, damaged, GAUGE, "1 from then on until this replica was seeded anew")                                         \

@@ -96,6 +96,9 @@ int read_right(struct shard *s, enum node_consistency c, uint64_t now_ms, bool *
             return OTR_NOTPRIMARY;
         }
     }
+    if (c == NODE_BOUNDED && s->digest.holding) {
+        return OTR_NOTPRIMARY; /* nothing is applied while a repair is under way */
+    }
     if (c == NODE_BOUNDED) {
         replica_status(s->replica, now_ms, &status);
         return now_ms - status.fresh_ms <= s->node->read_lag_ms ? 0 : OTR_NOTPRIMARY;

@@ -109,6 +109,7 @@ static void settled(void *data, const struct record_header *h, const uint8_t *bo
     r->status = store_apply(s->store, h, body, place, apply_same_id, s, &outcome);
     s->stored = h->index;
     recover_outcome(s, h->index, outcome);
+    r->status = r->status != 0 ? r->status : digest_applied(s);
 }
 
 static void visit(void *data, const struct record_header *h, const uint8_t *body, journal_place place)
@@ -121,12 +122,16 @@ static void visit(void *data, const struct record_header *h, const uint8_t *body
     }
     switch (h->kind) {
     case RECORD_SEED_BEGIN:
+        digest_forget(s);
         store_clear(s->store);
         s->stored = 0;
         s->recovered_count = 0;
         break;
     case RECORD_SEED_POINTS:
         r->status = store_apply_seed(s->store, body, h->body_bytes, place, apply_same_id, s);
+        break;
+    case RECORD_REPAIR_POINTS:
+        r->status = digest_take_part(s, h->index, (uint32_t)h->epoch, h->time_ms != 0, body, h->body_bytes, place);
         break;
     case RECORD_SEED_END:
         visit_ids(r, s, h, body);
@@ -215,6 +220,10 @@ static int apply_committed(struct node *n, struct otr_errmsg *msg)
             continue;
         }
         (void)journal_shard(n->journal, i, &state);
+        rv = digest_applied(s); /* repairs as of where a seed ended */
+        if (rv != 0) {
+            break;
+        }
         if (!state.seed_unfinished && state.meta.committed_index > s->stored) {
             uint64_t last =
                 state.last.index < state.meta.committed_index ? state.last.index : state.meta.committed_index;

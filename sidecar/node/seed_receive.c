@@ -90,6 +90,7 @@ void seed_receive_accepted(struct shard *s, const struct replica_meta *meta)
         return;
     }
     damage_gone(s);
+    digest_forget(s);
     s->apply_stuck = false;
     store_clear(s->store);
     s->stored = 0;

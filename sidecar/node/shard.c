@@ -458,6 +458,7 @@ void shard_free(struct shard *s)
     write_free_all(s);
     held_free(s);
     seed_receive_stop(s);
+    digest_forget(s);
     if (s->feeder != NULL) {
         feeder_free(s->feeder);
     }
