@@ -331,6 +331,7 @@ static const struct route routes[] = {
     {"GET", {"readyz"}, rest_readyz, NO_CONSISTENCY, TOKEN_NONE},
     {"GET", {"cluster"}, rest_cluster, NO_CONSISTENCY, TOKEN_READ},
     {"GET", {"cluster", "stats"}, rest_stats, NO_CONSISTENCY, TOKEN_READ},
+    {"GET", {"cluster", "survivor"}, rest_survivor, NO_CONSISTENCY, TOKEN_ADMIN},
     {"GET", {"cluster", "losses"}, rest_losses, NO_CONSISTENCY, TOKEN_ADMIN},
     {"POST", {"cluster", "shards", "*", "failover"}, rest_failover, NO_CONSISTENCY, TOKEN_ADMIN},
     {"GET", {"metrics"}, rest_metrics, NO_CONSISTENCY, TOKEN_READ},

@@ -158,6 +158,7 @@ void rest_cluster(struct rest_request *r);
 void rest_stats(struct rest_request *r);
 void rest_failover(struct rest_request *r);
 void rest_losses(struct rest_request *r);
+void rest_survivor(struct rest_request *r);
 void rest_metrics(struct rest_request *r);
 
 /* The method and path of a route, "*" for what a client chooses; false: there is none of that number. */

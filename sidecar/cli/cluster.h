@@ -53,6 +53,7 @@ extern const struct command cluster_etcd_role_command;
 extern const struct command cluster_failover_command;
 extern const struct command cluster_loss_report_command;
 extern const struct command cluster_set_mode_command;
+extern const struct command cluster_bootstrap_command;
 extern const struct command cluster_enable_compression_command;
 
 #endif

@@ -20,6 +20,7 @@ static const struct command *const commands[] = {
     &cluster_failover_command,
     &cluster_loss_report_command,
     &cluster_set_mode_command,
+    &cluster_bootstrap_command,
     &cluster_enable_compression_command,
     &sidecar_command,
     &token_command,
@@ -42,6 +43,7 @@ static void print_usage(FILE *out)
                  "  cluster list-nodes  nodes, their addresses and loads\n"
                  "  cluster health      what is wrong and what to do; exit code 0 when nothing is\n"
                  "  cluster failover    changes the primary of a shard, in order\n"
+                 "  cluster bootstrap   writes the coordinator's keys again, from what sidecars know\n"
                  "  cluster set-mode    whether writes wait for the replicas: sync or async\n"
                  "  cluster loss-report  lists acknowledged entries that are lost\n"
                  "  cluster enable-compression  lets sidecars compress what they send each other\n"
@@ -68,6 +70,7 @@ static const struct group {
                 "  list-nodes  nodes, their addresses and loads\n"
                 "  health      what is wrong and what to do; exit code 0 when nothing is\n"
                 "  failover    changes the primary of a shard, in order\n"
+                "  bootstrap   writes the coordinator's keys again, from what sidecars know\n"
                 "  set-mode    whether writes wait for the replicas: sync or async\n"
                 "  loss-report lists acknowledged entries that are lost\n"
                 "  enable-compression  lets sidecars compress what they send each other\n"},

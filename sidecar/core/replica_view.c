@@ -117,11 +117,30 @@ static void follow_descriptor(struct replica *r, const struct descriptor *d, boo
     }
 }
 
+/* Set up anew from survivors (D4): revisions count from the start, and nothing that was on its way to the old one can
+ * come true in the new one. */
+static void another_coordinator(struct replica *r)
+{
+    r->descriptor_revision = 0;
+    r->lease = (struct replica_lease){.known = false};
+    if (r->role == REPLICA_CANDIDATE) {
+        replica_become(r, REPLICA_FOLLOWER, "the coordinator was set up anew");
+    }
+    r->change.kind = REPLICA_CHANGE_NONE;
+    change_want_read(r);
+}
+
 void view_shown(struct replica *r, const struct descriptor *d, uint64_t revision, struct replica_actions *out)
 {
     bool settled;
 
-    if (shown_regressed(r, d, revision, out) || (r->descriptor_known && revision < r->descriptor_revision)) {
+    if (shown_regressed(r, d, revision, out)) {
+        return;
+    }
+    if (r->descriptor_known && d->generation > r->descriptor.generation) {
+        another_coordinator(r);
+    }
+    if (r->descriptor_known && revision < r->descriptor_revision) {
         return;
     }
     settled = change_settle(r, revision);

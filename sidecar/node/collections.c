@@ -23,6 +23,9 @@ struct collections {
         char name[OTR_NAME_MAX + 1];
     } gone[GONE_MAX]; /* a ring */
     size_t gone_count;
+    struct topology_collection *forgotten; /* at the newest revision at which any were */
+    size_t forgotten_count;
+    uint64_t forgotten_revision;
     uint64_t asked, answered; /* numbers of full reads */
     bool reading;
     uint64_t reading_number;
@@ -47,6 +50,9 @@ int collections_make(struct node *n)
 
 void collections_free(struct node *n)
 {
+    if (n->collections != NULL) {
+        free(n->collections->forgotten);
+    }
     free(n->collections);
     n->collections = NULL;
 }
@@ -111,15 +117,52 @@ void collections_take(struct node *n, const char *name, const struct otr_kv *kv)
     }
 }
 
+/* Somebody may be deleting all the cluster's keys, collections first. */
+static void keep_forgotten(struct node *n, const struct topology_collection *c, uint64_t revision)
+{
+    struct collections *cs = n->collections;
+    struct topology_collection *grown;
+
+    if (cs->forgotten_revision != revision) {
+        cs->forgotten_count = 0;
+        cs->forgotten_revision = revision;
+    }
+    grown = realloc(cs->forgotten, (cs->forgotten_count + 1) * sizeof *grown);
+    if (grown == NULL) {
+        node_fatal(n, "out of memory");
+        return;
+    }
+    cs->forgotten = grown;
+    cs->forgotten[cs->forgotten_count++] = *c;
+}
+
 void collections_forget(struct node *n, const char *name, uint64_t revision)
 {
     const struct topology_collection *c = topology_collection(n->topology, name);
 
     if (c != NULL && c->revision <= revision) {
         note_gone(n, c);
+        keep_forgotten(n, c, revision);
         topology_collection_forget(n->topology, name);
         collections_changed(n);
     }
+}
+
+void collections_restore(struct node *n, uint64_t revision)
+{
+    struct collections *cs = n->collections;
+
+    for (size_t i = 0; i < cs->forgotten_count && cs->forgotten_revision == revision; i++) {
+        for (size_t at = 0; at < GONE_MAX; at++) {
+            if (cs->gone[at].id == cs->forgotten[i].id) {
+                cs->gone[at].id = 0;
+            }
+        }
+        if (topology_collection_set(n->topology, &cs->forgotten[i]) != 0) {
+            node_fatal(n, "out of memory");
+        }
+    }
+    cs->forgotten_count = 0;
 }
 
 /* --- asking for all

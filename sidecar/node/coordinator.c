@@ -17,6 +17,7 @@
 
 enum {
     RETRY_MS = 250,
+    LOOK_MS = 500,           /* a coordinator that is not believed is asked this often whether it was set up anew */
     SESSION_CLOSE_MS = 1000, /* a coordinator that does not answer must not hold the exit: the session runs out */
 };
 
@@ -158,6 +159,45 @@ bool coordinator_check_answer(struct node *n, const struct otr_get_result *resul
     return true;
 }
 
+void coordinator_emptied(struct coordinator *c, uint64_t revision)
+{
+    if (!c->regressed) {
+        log_error(
+            "", "the coordinator no longer has the cluster's settings: emptied. Topology cannot change until it is set "
+                "up again from the survivors (outrigger cluster bootstrap --from-survivors)");
+        c->regressed = true;
+        tell_all(c);
+    }
+    collections_restore(c->node, revision);
+}
+
+/* Not believed, but set up anew from survivors (`cluster bootstrap --from-survivors`)? Only that gives a generation
+ * above every one seen. */
+static bool adopt(struct coordinator *c, const struct otr_get_result *result)
+{
+    struct node *n = c->node;
+    uint64_t generation = coordinator_shown_generation(n, result);
+
+    if (generation <= topology_config(n->topology)->generation) {
+        c->adopting = false;
+        return false;
+    }
+    log_warn("", "the coordinator was set up anew from the survivors, in generation %llu: it is believed again",
+             (unsigned long long)generation);
+    if (c->watching) {
+        n->backend_ops->watch_stop(n->backend, &c->watch);
+        c->watching = false;
+    }
+    coordinator_forget_revisions(n);
+    c->identity = 0;
+    c->revision = 0;
+    c->reading_began = 0;
+    c->regressed = false;
+    c->node_known = false;
+    c->announced = false;
+    return true;
+}
+
 static void on_all(struct otr_get_req *req, int status, const struct otr_get_result *result,
                    const struct otr_errmsg *msg)
 {
@@ -170,17 +210,29 @@ static void on_all(struct otr_get_req *req, int status, const struct otr_get_res
         return;
     }
     if (status != 0) {
+        c->adopting = false;
         otr_errmsg_set(&c->why, "%s", msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
         LOG_LIMITED(LOG_WARN, "", "coordinator: cannot read the cluster's state: %s; trying on",
                     msg != NULL && msg->text[0] != '\0' ? msg->text : otr_strerror(status));
         return; /* the tick tries again */
     }
+    if (c->adopting && !adopt(c, result)) {
+        return;
+    }
     if (!coordinator_check_answer(n, result, c->reading_began)) {
         return; /* what is known stays: primaries serve on with it (D4) */
+    }
+    if (topology_config(n->topology)->known && coordinator_shown_generation(n, result) == 0) {
+        coordinator_emptied(c, result->revision);
+        return;
     }
     c->known = true;
     c->why.text[0] = '\0';
     coordinator_take_all(c, result);
+    if (c->adopting) {
+        c->adopting = false;
+        tell_all(c); /* only now: what the replicas know is of the new one */
+    }
     key_prefix(prefix, n->cluster);
     c->watch.data = c;
     c->watching = n->backend_ops->watch(n->backend, &c->watch, prefix, result->revision, on_watch) == 0;
@@ -416,6 +468,10 @@ static void on_tick(uv_timer_t *timer)
     announce_step(c);
     links_tick(c->node);
     if (!c->watching && !c->reading_all && !c->regressed) {
+        read_all(c);
+    } else if (c->regressed && !c->reading_all && clock_now_ms() - c->looked_ms >= LOOK_MS) {
+        c->looked_ms = clock_now_ms();
+        c->adopting = true;
         read_all(c);
     }
 }

@@ -233,6 +233,8 @@ void coordinator_take_delete(struct coordinator *c, const char *text, uint64_t r
         collections_forget(n, key.name, revision);
         break;
     case KEY_CONFIG:
+        coordinator_emptied(c, revision);
+        break;
     case KEY_SHARD:
         log_error("", "key %s was deleted from the coordinator: restore it; topology cannot change until then", text);
         break;
@@ -253,6 +255,40 @@ static bool shows(const struct otr_get_result *result, const char *key)
 {
     return result->kvs_count > 0 &&
            bsearch(key, result->kvs, result->kvs_count, sizeof *result->kvs, compare_key) != NULL;
+}
+
+void coordinator_forget_revisions(struct node *n)
+{
+    struct topology *t = n->topology;
+
+    for (otr_shard i = 0; i < topology_shards_count(t); i++) {
+        struct topology_shard *shard = topology_shard(t, i);
+
+        if (shard != NULL) {
+            shard->revision = 0;
+            shard->lease = (struct topology_lease){.present = false};
+        }
+    }
+    for (uint32_t i = 0; i < topology_collections_count(t); i++) {
+        struct topology_collection c = *topology_collection_at(t, i);
+
+        c.revision = 0;
+        if (topology_collection_set(t, &c) != 0) {
+            node_fatal(n, "out of memory");
+            return;
+        }
+    }
+}
+
+uint64_t coordinator_shown_generation(struct node *n, const struct otr_get_result *result)
+{
+    struct topology_config config;
+    const struct otr_kv *kv;
+    char key[KEY_MAX];
+
+    key_config(key, n->cluster);
+    kv = result->kvs_count == 0 ? NULL : bsearch(key, result->kvs, result->kvs_count, sizeof *result->kvs, compare_key);
+    return kv != NULL && value_config_parse(kv->value, &config, NULL) == 0 ? config.generation : 0;
 }
 
 void coordinator_take_all(struct coordinator *c, const struct otr_get_result *result)

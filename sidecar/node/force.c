@@ -111,6 +111,32 @@ int node_force(struct node *n, otr_shard shard, uint64_t accepted, uint32_t time
     return 0;
 }
 
+bool node_survivor(struct node *n, otr_shard shard, struct node_survivor *out)
+{
+    struct shard *s = node_shard(n, shard);
+    struct journal_shard_state state;
+    struct replica_status status;
+
+    if (journal_shard(n->journal, shard, &state) == 0 || state.meta.log_id == 0) {
+        return false;
+    }
+    *out = (struct node_survivor){.promised =
+                                      state.meta.promised > state.last.epoch ? state.meta.promised : state.last.epoch,
+                                  .log_id = state.damaged || state.seed_unfinished ? 0 : state.meta.log_id,
+                                  .seen_generation = state.meta.seen_generation,
+                                  .seen_epoch = state.meta.seen_epoch,
+                                  .seen_version = state.meta.seen_version,
+                                  .last = state.last};
+    if (s != NULL) {
+        replica_status(s->replica, clock_now_ms(), &status);
+        out->leads = status.role == REPLICA_PRIMARY || status.role == REPLICA_TAKEOVER;
+        out->promised = status.promised;
+        out->log_id = status.log_id;
+        out->last = status.last;
+    }
+    return true;
+}
+
 void force_end(struct shard *s)
 {
     if (s->force != NULL) {

@@ -178,6 +178,16 @@ typedef void (*node_force_cb)(void *data, const struct node_force_result *result
 int node_force(struct node *n, otr_shard shard, uint64_t accepted, uint32_t timeout_ms, node_force_cb cb, void *data,
                struct otr_errmsg *msg);
 
+/* What this node knows of its replica of a shard, whether or not the replica is at work: for a coordinator that is to
+ * be set up anew. False: it has none. */
+struct node_survivor {
+    bool leads;
+    uint64_t promised, log_id;
+    uint64_t seen_generation, seen_epoch, seen_version;
+    struct otr_position last;
+};
+bool node_survivor(struct node *n, otr_shard shard, struct node_survivor *out);
+
 /* What this node noted of entries that it gave up: JSON objects (loss.c), separated by commas; "" when there are none.
  * status: 0, OTR_IO, OTR_NOMEM, OTR_TOOBIG. */
 typedef void (*node_losses_cb)(void *data, int status, const char *records);

@@ -403,6 +403,8 @@ void collections_tick(struct node *n, uint64_t now_ms);
  * has changes nothing. */
 void collections_take(struct node *n, const char *name, const struct otr_kv *kv);
 void collections_forget(struct node *n, const char *name, uint64_t revision);
+/* Everything was deleted, at this revision: so collections that went with it were not meant. */
+void collections_restore(struct node *n, uint64_t revision);
 const char *collections_name(struct node *n, uint64_t id); /* also of recently deleted ones; NULL: never heard of */
 /* A read of all collections that begins after this call; its number for collections_answered. */
 uint64_t collections_ask(struct node *n);

@@ -338,6 +338,15 @@ class Cluster:
             found = json.load(answer).get("kvs", [])
         return {base64.b64decode(kv["key"]).decode(): json.loads(base64.b64decode(kv["value"])) for kv in found}
 
+    def delete_keys(self, prefix):
+        """All below /outrigger/<cluster>/prefix, in one transaction."""
+        first = f"/outrigger/outrigger/{prefix}".encode()
+        ask = {"key": _base64(first), "range_end": _base64(first[:-1] + bytes([first[-1] + 1]))}
+        request = urllib.request.Request(self.processes["coordinator", "etcd"].url + "/v3/kv/deleterange",
+                                         json.dumps(ask).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+
     def log_ids(self):
         """{(shard, node): id of the log} of the members of all in-sync sets."""
         return {(d["id"], m["node"]): m["log"] for d in self.keys("shards/").values() for m in d["in_sync"]}

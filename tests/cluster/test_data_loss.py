@@ -48,8 +48,7 @@ class Loss(ClusterTest):
         return self.cluster.processes["coordinator", "etcd"].url
 
     def in_sync(self):
-        return set(self.cluster.keys("shards/")["/outrigger/outrigger/shards/0"]["in_sync"][i]["node"]
-                   for i in range(len(self.cluster.keys("shards/")["/outrigger/outrigger/shards/0"]["in_sync"])))
+        return {member["node"] for member in self.cluster.keys("shards/")["/outrigger/outrigger/shards/0"]["in_sync"]}
 
 
 class TestAcceptDataLoss(Loss):

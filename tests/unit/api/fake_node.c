@@ -742,6 +742,21 @@ int node_force(struct node *n, otr_shard shard, uint64_t accepted, uint32_t time
     return 0;
 }
 
+bool node_survivor(struct node *n, otr_shard shard, struct node_survivor *out)
+{
+    if (shard >= FAKE_SHARDS) {
+        return false;
+    }
+    *out = (struct node_survivor){.leads = n->w->primary[shard] == n->number,
+                                  .promised = 7,
+                                  .log_id = 1,
+                                  .seen_generation = 1,
+                                  .seen_epoch = 7,
+                                  .seen_version = 2,
+                                  .last = {7, n->w->index[shard]}};
+    return true;
+}
+
 struct losses_job {
     struct job job;
     node_losses_cb cb;

@@ -151,6 +151,7 @@ static const struct call {
     {"GET", "/cluster", TOKEN_READ, false},
     {"GET", "/cluster/stats", TOKEN_READ, false},
     {"GET", "/cluster/losses", TOKEN_ADMIN, false},
+    {"GET", "/cluster/survivor", TOKEN_ADMIN, false},
     {"POST", "/cluster/shards/*/failover", TOKEN_ADMIN, true},
     {"GET", "/metrics", TOKEN_READ, false},
     {"GET", "/collections", TOKEN_READ, false},

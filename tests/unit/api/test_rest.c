@@ -754,6 +754,16 @@ Test(rest, failover_that_accepts_a_loss)
     cr_assert(says("\"applied\":\"unknown\""));
 }
 
+Test(rest, a_survivor_tells_what_it_knows)
+{
+    cr_assert(eq(int, ask("GET", "/cluster/survivor", ""), 200));
+    cr_assert(says("{\"node\":\"node-1\",\"cluster\":\"test\",\"incarnation\":\"000000000000abc1\",\"config\":"));
+    cr_assert(says("\"collections\":{\"c\":\"{\\\"id\\\":"));
+    cr_assert(says("\"shards\":[\"{\\\"id\\\":0,\\\"range\\\":[0,1073741823]"));
+    cr_assert(says("\"replicas\":[{\"shard\":0,\"leads\":true,\"promised\":\"7\",\"log\":\"0000000000000001\","
+                   "\"seen\":[\"1\",\"7\",\"2\"],\"last\":[\"7\",\"0\"]},{\"shard\":1,\"leads\":false,"));
+}
+
 Test(rest, what_was_lost_is_told)
 {
     cr_assert(eq(int, ask("GET", "/cluster/losses", ""), 200));

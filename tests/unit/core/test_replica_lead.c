@@ -524,3 +524,49 @@ Test(replica_lead, a_lost_lease_is_taken_again_in_the_same_epoch)
     cr_assert(eq(int, status(&f).role, REPLICA_PRIMARY));
     fixture_close(&f);
 }
+
+/* --- the coordinator set up anew (D4) ------------------------------------------------------------------------------
+ */
+
+/* Revisions begin anew; the primary goes on in the epoch that it finds itself named in. */
+Test(replica_lead, goes_on_in_a_new_generation)
+{
+    struct fixture f = fixture_primary(3);
+    uint64_t read;
+
+    step(&f, (struct replica_event){.type = REPLICA_EV_COORDINATOR,
+                                    .coordinator = {.session_open = true, .reachable = true, .regressed = true}});
+    f.d.generation = 2;
+    f.d.epoch = 2;
+    f.d.version++;
+    f.revision = 1;
+    step_descriptor(&f);
+    cr_assert(eq(int, status(&f).role, REPLICA_TAKEOVER));
+    cr_assert(eq(u64, status(&f).epoch, 2));
+    cr_assert(eq(u64, status(&f).descriptor_revision, 2));
+    read = action(&f, REPLICA_DO_READ, 0)->read.read;
+    step_lease(&f, false, OTR_NODE_NONE, 0);
+    step(&f, (struct replica_event){.type = REPLICA_EV_COORDINATOR,
+                                    .coordinator = {.session_open = true, .reachable = true}});
+    step(&f, (struct replica_event){.type = REPLICA_EV_DESCRIPTOR,
+                                    .descriptor = {.descriptor = &f.d, .revision = 2, .read = read}});
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 1), "its lease");
+    cr_assert(eq(u64, action(&f, REPLICA_DO_TXN, 0)->txn.compare_revision, 2));
+    fixture_close(&f);
+}
+
+/* An older generation is the past, whatever its revision. */
+Test(replica_lead, an_older_generation_is_not_obeyed)
+{
+    struct fixture f = fixture_primary(3);
+
+    f.d.generation = 2;
+    f.d.version++;
+    step_descriptor(&f);
+    f.d.generation = 1;
+    f.d.epoch = 9;
+    f.d.primary = 2;
+    step_descriptor(&f);
+    cr_assert(eq(int, status(&f).role, REPLICA_PRIMARY));
+    fixture_close(&f);
+}
