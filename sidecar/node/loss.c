@@ -63,11 +63,11 @@ static void text_add(struct loss_job *j, const char *text)
     j->text_bytes += bytes;
 }
 
-static bool add_text(cJSON *json, const char *name, const char *format, unsigned long long a, unsigned long long b)
+static bool add_text(cJSON *json, const char *name, const char *format, unsigned long long v)
 {
     char text[40];
 
-    snprintf(text, sizeof text, format, a, b);
+    snprintf(text, sizeof text, format, v);
     return cJSON_AddStringToObject(json, name, text) != NULL;
 }
 
@@ -82,9 +82,12 @@ static bool add_ids(cJSON *json, const struct record_header *h, const uint8_t *b
     }
     *collection = it.collection;
     while (body_next(&it, &p) == 0) {
-        char id[UINT16_MAX + 1];
+        char id[OTR_POINT_ID_MAX + 1];
         cJSON *item;
 
+        if (p.id_bytes > OTR_POINT_ID_MAX) {
+            return false;
+        }
         memcpy(id, p.id, p.id_bytes);
         id[p.id_bytes] = '\0';
         item = cJSON_CreateString(id);
@@ -117,11 +120,11 @@ static void add_entry(struct loss_job *j, const struct record_header *h, const u
         request[2 * i + 1] = digits[byte & 15];
     }
     request[sizeof request - 1] = '\0';
-    ok = add_text(json, "epoch", "%llu", h->epoch, 0) && add_text(json, "index", "%llu", h->index, 0) &&
+    ok = add_text(json, "epoch", "%llu", h->epoch) && add_text(json, "index", "%llu", h->index) &&
          cJSON_AddNumberToObject(json, "time_ms", (double)h->time_ms) != NULL &&
          cJSON_AddStringToObject(json, "request_id", request) != NULL &&
          cJSON_AddStringToObject(json, "kind", kind_name(h->kind)) != NULL && add_ids(json, h, body, &collection) &&
-         add_text(json, "collection", "%016llx", collection, 0);
+         add_text(json, "collection", "%016llx", collection);
     name = collections_name(j->shard->node, collection);
     if (ok && name != NULL) {
         ok = cJSON_AddStringToObject(json, "name", name) != NULL;
