@@ -4,12 +4,11 @@
  *   consul_call.c     one request and its repetitions at other agents
  *   consul_get.c      reads of a whole prefix, with the identity of the coordinator
  *   consul_txn.c      transactions
- *   consul_session.c  sessions and what keeps them alive
+ *   consul_session.c  sessions and what keeps them alive; consul_session_end.c: their ends
  *   consul_service.c  the service that a session's check belongs to, as others find it
- *   consul_watch.c    watches: blocking queries, probes, resync
- *   consul_plan.c     a transaction in Consul's verbs (pure)
- *   consul_diff.c     two states of a prefix make events (pure)
- *   consul_codec.c    keys, numbers, key-values (pure) */
+ *   consul_watch.c    watches: blocking queries, resync; consul_watch_checks.c: probes, and whether what is missing is
+ * gone consul_plan.c     a transaction in Consul's verbs (pure) consul_diff.c     two states of a prefix make events
+ * (pure) consul_codec.c    keys, numbers, key-values (pure) */
 #ifndef OUTRIGGER_BACKENDS_CONSUL_H
 #define OUTRIGGER_BACKENDS_CONSUL_H
 
@@ -168,8 +167,10 @@ void consul_watch_stop(struct otr_backend *b, struct otr_watch *w);
 
 /* A bound write said that its session is gone: asks at once instead of at the next renewal. */
 void consul_session_check_all(struct consul *consul);
-/* The agent and the registration of an open session; NULL when it is none. */
-struct consul_service *consul_session_service(struct otr_session *s, unsigned *endpoint);
+/* The agent that a session is at, and its registration there; NULL when it has ended. */
+struct consul_service *consul_session_registration(struct otr_session *s, unsigned *endpoint);
+/* Keeps it alive no longer; no more reports. */
+void consul_session_drop(struct otr_session *s);
 /* For close: sessions end without a report, watches with OTR_CANCELED. */
 void consul_session_drop_all(struct consul *consul);
 void consul_watch_cancel_all(struct consul *consul);

@@ -18,12 +18,12 @@ static size_t character_bytes(const unsigned char *s)
         return s[0] >= ' ' && s[0] != 0x7F ? 1 : 0;
     }
     bytes = s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : 0;
-    code = bytes == 4 ? s[0] & 7u : bytes == 3 ? s[0] & 15u : s[0] & 31u;
+    code = bytes == 4 ? s[0] & 7U : bytes == 3 ? s[0] & 15U : s[0] & 31U;
     for (size_t i = 1; i < bytes; i++) {
         if ((s[i] & 0xC0) != 0x80) {
             return 0;
         }
-        code = code << 6 | (s[i] & 63u);
+        code = code << 6 | (s[i] & 63U);
     }
     if ((bytes == 3 && (code < 0x800 || (code >= 0xD800 && code < 0xE000))) ||
         (bytes == 4 && (code < 0x10000 || code > 0x10FFFF)) || (bytes == 2 && code < 0xA0)) {

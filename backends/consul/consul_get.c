@@ -76,7 +76,8 @@ static int step_start(struct consul_get *get, enum step step)
         .done = step_done,
         .data = get,
     };
-    struct json_text path = {0}, body = {0};
+    struct json_text path = {0};
+    struct json_text body = {0};
 
     get->step = step;
     json_text_add(&path, "/v1/kv/");

@@ -125,7 +125,8 @@ static int registration_say_health(struct registration *r)
         .done = registration_done,
         .data = r,
     };
-    struct json_text path = {0}, body = {0};
+    struct json_text path = {0};
+    struct json_text body = {0};
 
     r->health_said = true;
     json_text_add(&path, "/v1/agent/check/update/%s" HEALTH, r->id);
@@ -155,7 +156,8 @@ int consul_service_register(struct otr_backend *b, struct otr_session *s, const 
                             enum otr_health health, struct otr_simple_req *req, otr_simple_cb cb)
 {
     struct consul_call_spec spec = {.method = "PUT", .lane = CONSUL_LANE_REQUEST, .done = registration_done};
-    struct json_text path = {0}, body = {0};
+    struct json_text path = {0};
+    struct json_text body = {0};
     struct registration *r;
     struct consul_service *own;
     unsigned endpoint;
@@ -165,7 +167,7 @@ int consul_service_register(struct otr_backend *b, struct otr_session *s, const 
     if (health < OTR_HEALTH_PASSING || health > OTR_HEALTH_CRITICAL) {
         return OTR_INVALID;
     }
-    own = consul_session_service(s, &endpoint);
+    own = s->id[0] != '\0' ? consul_session_registration(s, &endpoint) : NULL;
     if (own == NULL) {
         return OTR_SESSION;
     }

@@ -6,9 +6,9 @@
  * that of the read in whose callback the watch was begun, or nothing for a watch from revision 0 or 1, or what is read
  * when the prefix has not changed since the revision asked for. Else history is gone: resync.
  *
- * Silence proves nothing: a blocking query goes on when Consul has lost its leader. Hence the probe every PROBE_MS, a
- * consistent listing of the names directly below the prefix through the same agent: it finds out that the agent is dead
- * or cut off, and by its index that the query has missed something.
+ * Silence proves nothing: a blocking query goes on when Consul has lost its leader. Hence the probe every
+ * CONSUL_PROBE_MS, a consistent listing of the names directly below the prefix through the same agent: it finds out
+ * that the agent is dead or cut off, and by its index that the query has missed something.
  *
  * An answer with fewer keys is believed only when Consul says of the missing ones that they do not exist (VERIFYING):
  * to a token that has lost its permission a list looks empty, and that must not look as if everybody had died.
@@ -20,8 +20,7 @@
  *   READING, QUERYING --keys are missing--> VERIFYING --they are gone--> QUERYING
  *   any --failure--> BREAKING --no call is left--> PAUSED --pause over--> READING
  *   QUERYING --answered too quickly--> RESTING --pause over--> QUERYING */
-#include "backends/consul/consul.h"
-#include "backends/consul/consul_plan.h"
+#include "backends/consul/consul_watch.h"
 
 #include "sidecar/io/clock.h"
 #include "sidecar/io/log.h"
@@ -35,53 +34,14 @@ enum {
     WAIT_S = 10,          /* of a blocking query: what an abandoned one keeps its connection's slot for */
     WAIT_SLACK_MS = 4000, /* Consul adds up to a sixteenth */
     QUERY_MS_MIN = 10,    /* from one query to the next */
-    PROBE_MS = 2000,
-    PROBE_TIMEOUT_MS = 1500,
-    PROBE_AGAIN_MS = 200, /* after a miss */
-    PROBE_MISSES_MAX = 2,
-    SILENT_MS = 4000, /* not confirmed for so long: reported as SILENT */
-};
-
-enum state { READING = 1, QUERYING, RESTING, VERIFYING, BREAKING, PAUSED };
-
-struct consul_watch {
-    struct consul_watch *prev, *next; /* in consul->watches */
-    struct consul *consul;
-    struct otr_watch *w;
-    otr_watch_cb cb;
-    char *prefix;
-    enum state state;
-    unsigned refs;     /* timers, calls and reads that still point here */
-    bool stopped;      /* no more callbacks; only waits for them */
-    bool based;        /* `before` is what was delivered up to `revision`; otherwise the first answer decides */
-    bool silent;       /* SILENT was the last word */
-    uint64_t revision; /* delivered up to and including */
-    uint64_t identity; /* 0: not known yet */
-    struct consul_state before;
-    uint64_t index;     /* of the last answer: where the next query blocks */
-    struct kv_list now; /* an answer that is not delivered yet */
-    uint64_t now_index;
-    unsigned endpoint;
-    unsigned failures_count; /* since it was confirmed */
-    uint32_t backoff_ms;
-    uint64_t queried_ms;
-    struct consul_get *get;
-    struct consul_call *call; /* the query, or the verification */
-    struct consul_call *probe;
-    unsigned probe_misses;
-    uint64_t behind_index; /* what the last probe saw beyond us, or 0 */
-    uint64_t confirmed_ms;
-    uv_timer_t timer; /* PAUSED, RESTING */
-    uv_timer_t probe_timer;
-    struct otr_errmsg why; /* the last failure */
+    SILENT_MS = 4000,     /* not confirmed for so long: reported as SILENT */
 };
 
 static void watch_read(struct consul_watch *watch);
-static void watch_query(struct consul_watch *watch);
 
 /* --- memory ----------------------------------------------------------------------------------------------------- */
 
-static void watch_release(struct consul_watch *watch)
+void consul_watch_release(struct consul_watch *watch)
 {
     struct consul *consul = watch->consul;
 
@@ -98,7 +58,7 @@ static void watch_release(struct consul_watch *watch)
 
 static void on_watch_timer_closed(uv_handle_t *handle)
 {
-    watch_release(handle->data);
+    consul_watch_release(handle->data);
 }
 
 static void calls_stop(struct consul_watch *watch)
@@ -161,7 +121,7 @@ static bool deliver_state(struct consul_watch *watch, enum otr_watch_event_type 
                           });
 }
 
-static void report_silence(struct consul_watch *watch)
+void consul_watch_report_silence(struct consul_watch *watch)
 {
     if (!watch->silent && clock_now_ms() - watch->confirmed_ms >= SILENT_MS) {
         watch->silent = true;
@@ -169,7 +129,7 @@ static void report_silence(struct consul_watch *watch)
     }
 }
 
-static void watch_confirmed(struct consul_watch *watch, uint64_t sent_ms)
+void consul_watch_confirmed(struct consul_watch *watch, uint64_t sent_ms)
 {
     watch->confirmed_ms = sent_ms;
     watch->failures_count = 0;
@@ -187,9 +147,9 @@ static void on_watch_timer(uv_timer_t *timer)
 {
     struct consul_watch *watch = timer->data;
 
-    if (watch->state == RESTING) {
-        watch_query(watch);
-    } else if (watch->state == PAUSED) {
+    if (watch->state == WATCH_RESTING) {
+        consul_watch_query(watch);
+    } else if (watch->state == WATCH_PAUSED) {
         watch_read(watch);
     }
 }
@@ -198,116 +158,47 @@ static void on_watch_timer(uv_timer_t *timer)
 static void watch_retry(struct consul_watch *watch)
 {
     if (watch->call != NULL || watch->probe != NULL || watch->get != NULL) {
-        watch->state = BREAKING;
+        watch->state = WATCH_BREAKING;
         return;
     }
     watch->endpoint = endpoints_next(&watch->consul->endpoints, watch->endpoint);
-    watch->state = PAUSED;
+    watch->state = WATCH_PAUSED;
     uv_timer_start(&watch->timer, on_watch_timer,
                    endpoints_backoff_round(&watch->consul->endpoints, ++watch->failures_count, &watch->backoff_ms), 0);
-    report_silence(watch);
+    consul_watch_report_silence(watch);
 }
 
 /* Ends what is under way for watch->why. */
-static void watch_break(struct consul_watch *watch)
+void consul_watch_break(struct consul_watch *watch)
 {
     calls_stop(watch);
     watch_retry(watch);
 }
 
 /* The end of a call, whichever: true when its answer is still wanted. */
-static bool call_wanted(struct consul_watch *watch)
+bool consul_watch_call_wanted(struct consul_watch *watch)
 {
-    if (!watch->stopped && watch->state == BREAKING) {
+    if (!watch->stopped && watch->state == WATCH_BREAKING) {
         watch_retry(watch);
         return false;
     }
     return !watch->stopped;
 }
 
-static void watch_failed(struct consul_watch *watch, int status, bool token_unknown, const struct otr_errmsg *msg)
+void consul_watch_failed(struct consul_watch *watch, int status, bool token_unknown, const struct otr_errmsg *msg)
 {
     watch->why = *msg;
     if (status == OTR_DENIED && !token_unknown) {
         watch_final(watch, OTR_DENIED, msg);
     } else {
-        watch_break(watch);
+        consul_watch_break(watch);
     }
 }
 
 static void watch_out_of_memory(struct consul_watch *watch)
 {
     otr_errmsg_set(&watch->why, "consul: watch: %s", otr_strerror(OTR_NOMEM));
-    watch_break(watch);
-}
-
-/* --- probe ------------------------------------------------------------------------------------------------------ */
-
-static void on_probe_timer(uv_timer_t *timer);
-
-static void probe_answered(struct consul_watch *watch, const struct consul_reply *reply)
-{
-    bool caught_up = watch->index >= (watch->behind_index != 0 ? watch->behind_index : reply->index);
-
-    watch->probe_misses = 0;
-    if (!caught_up && watch->behind_index != 0) {
-        otr_errmsg_set(&watch->why, "consul: %s: watch: index %" PRIu64 " delivered, but %" PRIu64 " exists",
-                       watch->consul->endpoints.urls[watch->endpoint], watch->index, watch->behind_index);
-        watch_break(watch);
-        return;
-    }
-    watch->behind_index = reply->index > watch->index ? reply->index : 0;
-    if (caught_up) {
-        watch_confirmed(watch, reply->sent_ms);
-    }
-}
-
-static void probe_done(void *data, const struct consul_reply *reply)
-{
-    struct consul_watch *watch = data;
-
-    watch->probe = NULL;
-    if (call_wanted(watch) && reply->status != OTR_CANCELED &&
-        (watch->state == QUERYING || watch->state == RESTING || watch->state == VERIFYING)) {
-        if (reply->status == 0) {
-            probe_answered(watch, reply);
-        } else {
-            watch->why = *reply->msg;
-            watch->probe_misses++;
-            if (watch->probe_misses >= PROBE_MISSES_MAX) {
-                watch_break(watch);
-            } else {
-                uv_timer_start(&watch->probe_timer, on_probe_timer, PROBE_AGAIN_MS, PROBE_MS);
-                report_silence(watch);
-            }
-        }
-    }
-    watch_release(watch);
-}
-
-static void on_probe_timer(uv_timer_t *timer)
-{
-    struct consul_watch *watch = timer->data;
-    struct consul_call_spec spec = {
-        .method = "GET",
-        .lane = CONSUL_LANE_REQUEST,
-        .endpoint = (int)watch->endpoint,
-        .timeout_ms = PROBE_TIMEOUT_MS,
-        .accepted = 404,
-        .done = probe_done,
-        .data = watch,
-    };
-    struct json_text path = {0};
-
-    if (watch->probe != NULL) {
-        return;
-    }
-    json_text_add(&path, "/v1/kv/");
-    consul_add_path(&path, watch->prefix);
-    json_text_add(&path, "?keys&separator=/&consistent");
-    if (consul_call_start(watch->consul, &spec, &path, NULL, &watch->probe) == 0) {
-        watch->refs++;
-    }
+    consul_watch_break(watch);
 }
 
 /* --- delivering ------------------------------------------------------------------------------------------------- */
@@ -344,7 +235,7 @@ static bool now_is_before(struct consul_watch *watch)
 }
 
 /* Delivers watch->now; then queries on. Deletions in it are certain. */
-static void watch_take(struct consul_watch *watch, bool resync)
+void consul_watch_take(struct consul_watch *watch, bool resync)
 {
     struct consul_changes changes = {0};
     uint64_t revision = watch->now_index > watch->revision ? watch->now_index : watch->revision;
@@ -365,75 +256,10 @@ static void watch_take(struct consul_watch *watch, bool resync)
     if (goes_on) {
         watch->revision = resync || changes.regressed ? watch->now_index : revision;
         if (now_is_before(watch)) {
-            watch_query(watch);
+            consul_watch_query(watch);
         }
     }
     consul_changes_close(&changes);
-}
-
-/* --- verifying -------------------------------------------------------------------------------------------------- */
-
-static void verify_done(void *data, const struct consul_reply *reply)
-{
-    struct consul_watch *watch = data;
-
-    watch->call = NULL;
-    if (call_wanted(watch)) {
-        if (reply->status != 0) {
-            watch_failed(watch, reply->status, reply->token_unknown, reply->msg);
-        } else if (reply->http_status == 200) {
-            watch_take(watch, false);
-        } else if (strstr(reply->body, "ermission denied") != NULL) {
-            otr_errmsg_set(reply->msg, "consul: watch %s: keys are no longer shown to us: permission denied",
-                           watch->prefix);
-            watch_failed(watch, OTR_DENIED, false, reply->msg);
-        } else { /* There again: another look. */
-            watch->index = 0;
-            kv_list_close(&watch->now);
-            watch_query(watch);
-        }
-    }
-    watch_release(watch);
-}
-
-/* Asks about as many missing keys as fit; all have one permission, or nearly so. */
-static int verify_start(struct consul_watch *watch, const struct consul_changes *changes)
-{
-    struct consul_call_spec spec = {
-        .method = "PUT",
-        .lane = CONSUL_LANE_REQUEST,
-        .endpoint = (int)watch->endpoint,
-        .accepted = 409,
-        .done = verify_done,
-        .data = watch,
-    };
-    struct json_text path = {0};
-    struct otr_compare compares[OTR_TXN_MAX];
-    struct otr_txn txn = {.compares = compares};
-    const char *holders[1] = {NULL};
-    struct consul_plan plan;
-    int rv;
-
-    for (size_t i = 0; i < changes->count && txn.compares_count < OTR_TXN_MAX; i++) {
-        const struct otr_watch_event *event = &changes->events[i];
-        bool again = i + 1 < changes->count && changes->events[i + 1].type == OTR_WATCH_PUT &&
-                     strcmp(changes->events[i + 1].kv.key, event->kv.key) == 0;
-
-        if (event->type == OTR_WATCH_DELETE && !again) {
-            compares[txn.compares_count++] = (struct otr_compare){.type = OTR_COMPARE_ABSENT, .key = event->kv.key};
-        }
-    }
-    rv = consul_plan_make(&plan, &txn, holders, 0);
-    if (rv == 0) {
-        json_text_add(&path, "/v1/txn?consistent");
-        rv = consul_call_start(watch->consul, &spec, &path, &plan.body, &watch->call);
-    }
-    consul_plan_close(&plan);
-    if (rv == 0) {
-        watch->refs++;
-        watch->state = VERIFYING;
-    }
-    return rv;
 }
 
 /* watch->now and now_index are a new answer. */
@@ -443,9 +269,9 @@ static void watch_look(struct consul_watch *watch)
     int rv = consul_diff(&watch->before, &watch->now, watch->now_index, &changes);
 
     if (rv == 0 && changes.deleted_count > 0 && !changes.regressed) {
-        rv = verify_start(watch, &changes);
+        rv = consul_watch_verify(watch, &changes);
     } else if (rv == 0) {
-        watch_take(watch, false);
+        consul_watch_take(watch, false);
     }
     consul_changes_close(&changes);
     if (rv != 0) {
@@ -462,26 +288,26 @@ static void query_done(void *data, const struct consul_reply *reply)
     int rv;
 
     watch->call = NULL;
-    if (call_wanted(watch)) {
+    if (consul_watch_call_wanted(watch)) {
         rv = reply->status == 0 && reply->index == 0 ? OTR_PROTO : 0;
         kv_list_close(&watch->now);
         if (reply->status == 0 && rv == 0 && reply->http_status == 200) {
             rv = consul_kvs_decode(reply->json, watch->prefix[0] == '/', &watch->now);
         }
         if (reply->status != 0) {
-            watch_failed(watch, reply->status, reply->token_unknown, reply->msg);
+            consul_watch_failed(watch, reply->status, reply->token_unknown, reply->msg);
         } else if (rv != 0) {
             otr_errmsg_set(&watch->why, "consul: watch: unusable answer: %s", otr_strerror(rv));
-            watch_break(watch);
+            consul_watch_break(watch);
         } else {
             watch->now_index = reply->index; /* Smaller than before when Consul has forgotten a deletion. */
             watch_look(watch);
         }
     }
-    watch_release(watch);
+    consul_watch_release(watch);
 }
 
-static void watch_query(struct consul_watch *watch)
+void consul_watch_query(struct consul_watch *watch)
 {
     struct consul_call_spec spec = {
         .method = "GET",
@@ -496,12 +322,12 @@ static void watch_query(struct consul_watch *watch)
     uint64_t now_ms = clock_now_ms();
 
     if (now_ms - watch->queried_ms < QUERY_MS_MIN) {
-        watch->state = RESTING;
+        watch->state = WATCH_RESTING;
         uv_timer_start(&watch->timer, on_watch_timer, QUERY_MS_MIN - (now_ms - watch->queried_ms), 0);
         return;
     }
     watch->queried_ms = now_ms;
-    watch->state = QUERYING;
+    watch->state = WATCH_QUERYING;
     json_text_add(&path, "/v1/kv/");
     consul_add_path(&path, watch->prefix);
     json_text_add(&path, "?recurse&consistent&index=%" PRIu64 "&wait=%ds", watch->index, WAIT_S);
@@ -519,14 +345,14 @@ static void watch_begin(struct consul_watch *watch)
 {
     if (watch->revision <= 1) { /* From the very beginning, when there was nothing. */
         watch->based = true;
-        watch_take(watch, false);
+        consul_watch_take(watch, false);
     } else if (watch->now_index <= watch->revision) { /* Nothing happened since. */
         watch->based = true;
         if (now_is_before(watch)) {
-            watch_query(watch);
+            consul_watch_query(watch);
         }
     } else {
-        watch_take(watch, true);
+        consul_watch_take(watch, true);
     }
 }
 
@@ -536,9 +362,9 @@ static void read_done(void *data, const struct consul_got *got)
     bool other;
 
     watch->get = NULL;
-    if (call_wanted(watch)) {
+    if (consul_watch_call_wanted(watch)) {
         if (got->status != 0) {
-            watch_failed(watch, got->status, got->token_unknown, got->msg);
+            consul_watch_failed(watch, got->status, got->token_unknown, got->msg);
         } else {
             other = watch->identity != 0 && watch->identity != got->result.identity;
             watch->identity = got->result.identity;
@@ -548,13 +374,13 @@ static void read_done(void *data, const struct consul_got *got)
             watch->queried_ms = 0;
             watch->probe_misses = 0;
             watch->behind_index = 0;
-            uv_timer_start(&watch->probe_timer, on_probe_timer, PROBE_MS, PROBE_MS);
-            watch_confirmed(watch, got->sent_ms);
+            uv_timer_start(&watch->probe_timer, consul_watch_on_probe_timer, CONSUL_PROBE_MS, CONSUL_PROBE_MS);
+            consul_watch_confirmed(watch, got->sent_ms);
             if (watch->stopped) {
                 /* By its own callback. */
             } else if (other) {
                 log_error("consul", "watch %s: another coordinator than before: resync", watch->prefix);
-                watch_take(watch, true);
+                consul_watch_take(watch, true);
             } else if (watch->based) {
                 watch_look(watch);
             } else {
@@ -562,14 +388,14 @@ static void read_done(void *data, const struct consul_got *got)
             }
         }
     }
-    watch_release(watch);
+    consul_watch_release(watch);
 }
 
 static void watch_read(struct consul_watch *watch)
 {
     int rv = consul_get_start(watch->consul, watch->prefix, (int)watch->endpoint, read_done, watch, &watch->get);
 
-    watch->state = READING;
+    watch->state = WATCH_READING;
     if (rv == 0) {
         watch->refs++;
     } else if (rv != OTR_CANCELED) {
@@ -631,10 +457,10 @@ int consul_watch_op(struct otr_backend *b, struct otr_watch *w, const char *pref
     consul->watches = watch;
     consul_object_made(consul);
     w->internal = watch;
-    watch->state = watch->based ? RESTING : PAUSED;
+    watch->state = watch->based ? WATCH_RESTING : WATCH_PAUSED;
     uv_timer_start(&watch->timer, on_watch_timer, 0, 0);
     if (watch->based) {
-        uv_timer_start(&watch->probe_timer, on_probe_timer, 0, PROBE_MS);
+        uv_timer_start(&watch->probe_timer, consul_watch_on_probe_timer, 0, CONSUL_PROBE_MS);
     }
     return 0;
 }

@@ -70,7 +70,9 @@ static void make_token(struct consul_server *server)
         "session_prefix \\\"\\\" { policy = \\\"write\\\" }\"}";
 
     must(server, "/v1/acl/policy", policy);
-    must(server, "/v1/acl/token", "{\"SecretID\":\"" SUITE_TOKEN "\",\"Policies\":[{\"Name\":\"suite\"}]}");
+    must(server, "/v1/acl/token",
+         "{\"AccessorID\":\"5b1e0000-0000-4000-8000-0000000000b1\",\"SecretID\":\"" SUITE_TOKEN
+         "\",\"Policies\":[{\"Name\":\"suite\"}]}");
 }
 
 /* A coordinator that has been used before: it has an identity. */
