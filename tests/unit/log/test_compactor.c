@@ -91,6 +91,9 @@ static int ids(void *data, otr_shard shard, uint64_t *from, uint64_t to, uint8_t
         return 0;
     }
     out = malloc((last - first) * sizeof *out);
+    if (out == NULL) {
+        return OTR_NOMEM;
+    }
     for (uint64_t i = first + 1; i <= last; i++) {
         out[i - first - 1] = i;
     }
@@ -943,4 +946,53 @@ Test(compactor, the_rest_of_what_was_cut_is_passed_over)
         check_shard(w, 1);
     }
     finish(w);
+}
+
+/* Bits that flip in a file that compaction wrote: the shards that it holds something of are damaged, scrubbing says so
+ * while the journal is open, and so does the next start, once and for all. */
+static void note_damage(void *data, otr_shard shard, journal_place place)
+{
+    (void)place;
+    *(uint64_t *)data |= 1ULL << shard;
+}
+
+Test(compactor, a_damaged_file_of_its_own_is_found)
+{
+    for (uint64_t at = 0; at < 2; at++) {
+        struct world *w = new_world(21);
+        struct journal_shard_state state;
+        struct journal_scrub *scrub;
+        uint64_t damaged = 0;
+        char name[KEPT_NAME_BYTES];
+        uint32_t number = KEPT_NUMBER_MAX;
+
+        work(w, 300);
+        cr_assert(zero(int, flush(w)));
+        compact(w, 1000);
+        for (uint32_t i = KEPT_NUMBER_FIRST; i < KEPT_NUMBER_FIRST + 200; i++) {
+            kept_name(name, i, true);
+            number = fake_disk_exists(w->disk, name) && fake_disk_size(w->disk, name) > 1000 ? i : number;
+        }
+        cr_assert(ne(u32, number, KEPT_NUMBER_MAX));
+        kept_name(name, number, true);
+        fake_disk_poke(w->disk, name, at == 0 ? fake_disk_size(w->disk, name) - 200 : 70, "damage", 6);
+        scrub = journal_scrub_new(w->j);
+        for (int i = 0; i < 200; i++) {
+            if (journal_scrub_begin(scrub, 500)) {
+                journal_scrub_run(scrub);
+                (void)journal_scrub_end(scrub, note_damage, &damaged);
+            }
+        }
+        journal_scrub_free(scrub);
+        cr_assert(ne(u64, damaged, 0));
+        crash(w, FAKE_DISK_KEEP_ALL);
+        for (int starts = 0; starts < 2; starts++) {
+            cr_assert(zero(int, open_world(w)), "%s", w->msg.text);
+            (void)journal_shard(w->j, 1, &state);
+            cr_assert(eq(int, state.damaged, 1));
+            cr_assert(eq(u32, compact(w, 10), 0)); /* nothing is touched before it has been seeded */
+            crash(w, FAKE_DISK_LOSE_ALL);
+        }
+        finish(w);
+    }
 }
