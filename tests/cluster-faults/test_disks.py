@@ -6,7 +6,7 @@ import unittest
 
 from net_cluster import GO_ON_S, NetTest, clock_s, wait_until
 
-MISSED, BATCH = 100_000, 1000
+MISSED, BATCH = 100_000, 200
 
 
 class TestDisks(NetTest):

@@ -13,6 +13,13 @@ PUT, GET = f"/collections/{COLLECTION}/points", f"/collections/{COLLECTION}/poin
 
 class TestLeases(NetTest):
     def test_stopped_longer_than_its_session(self):
+        self.stopped(cut_off=False)
+
+    def test_stopped_and_cut_off(self):
+        """It wakes with nothing but its memory: nobody has told it, or tells it, what happened meanwhile."""
+        self.stopped(cut_off=True)
+
+    def stopped(self, cut_off):
         """What it is asked while it sleeps, it may answer when it wakes: not out of its memory, and with no write of its old
         epoch (G2, E1). All of it is part of the history."""
         cluster = self.cluster
@@ -21,6 +28,8 @@ class TestLeases(NetTest):
         led = cluster.led_by(node, node)
         load = self.begin_load(cluster.others(node))
         cluster.pause(node, "sidecar")
+        if cut_off:
+            cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node), *cluster.etcd_names))
         wait_until(lambda: not any(key.endswith(f"/live/{node}") for key in cluster.keys("live/")), GO_ON_S, "its session to end")
         self.goes_on(load, f"reads and writes without {node}", each=20)
         epochs = {shard["id"]: shard["epoch"] for shard in cluster.ask(cluster.others(node)[0], "GET", "/cluster")[1]["shards"]}
@@ -35,11 +44,14 @@ class TestLeases(NetTest):
             wait_until(lambda: all(f.running() or f.done() for f in asked), 10, "all to have asked")
             self.goes_on(load, "reads and writes meanwhile", each=20)
             cluster.resume(node, "sidecar")
+            for key in load.any_keys(20) if cut_off else ():
+                self.assertEqual(cluster.ask(node, "GET", GET + key, timeout_ms=50)[0], 503)
+            cluster.net.mend()
             for future in asked:
                 future.result()
         for _, _, shard, epoch in load.acks[before:]:
             self.assertGreaterEqual(epoch, epochs[shard], f"a write was confirmed in an epoch of shard {shard} that is over")
-        self.checked(load, "a primary stopped longer than its session")
+        self.checked(load, "a primary stopped longer than its session" + (" and cut off" if cut_off else ""))
         after = cluster.status()
         for shard in led:
             self.assertGreaterEqual(after.shards[shard]["epoch"], epochs[shard])
