@@ -15,7 +15,8 @@ import unittest
 import urllib.request
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [os.path.join(TESTS, "cluster"), os.path.join(TESTS, "lib")]
+# Behind our own folder: some files here and there have the same names.
+sys.path += [os.path.join(TESTS, "cluster"), os.path.join(TESTS, "lib")]
 from harness import (ETCD, PROGRAM, ROOT, RUVECTOR, START_S, Cluster, ClusterTest, Process, _die_with_parent,  # noqa: E402
                      clock_s, wait_until)
 from netns import Net, NotPossible  # noqa: E402
