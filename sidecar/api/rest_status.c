@@ -254,10 +254,10 @@ void rest_stats(struct rest_request *r)
     print_text(&body, stats.coordinator_why);
     text_printf(&body,
                 ",\"version\":\"%s\",\"uptime_s\":%.1f,\"stopping\":%s,\"engine\":\"%s\",\"coordinator\":\"%s\","
-                "\"disk_full\":%s,\"journal_bytes\":%llu,\"memory_bytes\":%llu,\"shards\":[",
+                "\"disk_full\":%s,\"damaged_shards\":%u,\"journal_bytes\":%llu,\"memory_bytes\":%llu,\"shards\":[",
                 OTR_VERSION, (double)stats.uptime_ms / 1000, stats.leaving ? "true" : "false",
                 stats.engine_up ? "up" : "down", stats.coordinator_reachable ? "reachable" : "unreachable",
-                stats.disk_full ? "true" : "false", (unsigned long long)stats.journal_bytes,
+                stats.disk_full ? "true" : "false", stats.damaged_shards, (unsigned long long)stats.journal_bytes,
                 (unsigned long long)process.resident_memory_bytes);
     for (otr_shard shard = 0; shard < topology_shards_count(node_topology(n)); shard++) {
         struct replica_status s;

@@ -170,6 +170,11 @@ static int find_told(struct health *h, const struct cluster_view *v, int node, c
     if (rv == 0 && flag_of(f, "disk_full")) {
         rv = add(h, node, -1, "make room: it goes on by itself", "its disk is full");
     }
+    if (rv == 0 && cJSON_GetNumberValue(field_find(f->json, "damaged_shards")) > 0) {
+        rv = add(h, node, -1, "check its disk; they are copied anew from another replica if there is one",
+                 "%.0f of its replicas do not read as they were written",
+                 cJSON_GetNumberValue(field_find(f->json, "damaged_shards")));
+    }
     if (rv == 0 && flag_of(f, "stopping")) {
         rv = add(h, node, -1, "wait: it hands its shards over and ends", "is stopping");
     }

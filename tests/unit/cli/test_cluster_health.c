@@ -89,6 +89,7 @@ Test(cluster_health, what_a_sidecar_says_of_itself)
         {"{\"coordinator\":\"reachable\",\"coordinator_why\":\"permission denied\"}", "permission denied"},
         {"{\"engine\":\"down\",\"not_ready\":\"the engine is not up\"}", "its engine is down"},
         {"{\"engine\":\"up\",\"disk_full\":true}", "its disk is full"},
+        {"{\"engine\":\"up\",\"damaged_shards\":2}", "2 of its replicas do not read as they were written"},
         {"{\"stopping\":true,\"not_ready\":\"stopping\"}", "is stopping"},
         {"{\"not_ready\":\"shard 1: no primary known\"}", "is not ready: shard 1: no primary known"},
     };

@@ -154,7 +154,7 @@ Test(codec, impossible_headers_are_refused)
     cr_assert(eq(int, seal_and_read_header(UINT32_MAX, RECORD_PUT, 0, 0), OTR_CORRUPT));
     cr_assert(eq(int, seal_and_read_header(0, 0, 0, 0), OTR_CORRUPT));
     cr_assert(eq(int, seal_and_read_header(0, RECORD_EPOCH + 1, 0, 0), OTR_CORRUPT));
-    cr_assert(eq(int, seal_and_read_header(0, RECORD_KEPT_IDS + 1, 0, 0), OTR_CORRUPT));
+    cr_assert(eq(int, seal_and_read_header(0, RECORD_REPAIR_POINTS + 1, 0, 0), OTR_CORRUPT));
     cr_assert(eq(int, seal_and_read_header(0, RECORD_PUT, 1, 0), OTR_CORRUPT));
     cr_assert(eq(int, seal_and_read_header(0, RECORD_PUT, 0, 1), OTR_CORRUPT));
 }
