@@ -271,6 +271,21 @@ static void loss_end(struct loss_job *j)
 
 static void loss_done(struct node_work *w);
 
+/* What compaction has taken cannot be listed; the rest is. */
+static bool skip_compacted(struct loss_job *j)
+{
+    struct journal_shard_state state;
+
+    if (journal_shard(j->shard->node->journal, j->shard->id, &state) == 0 || state.first.index <= j->next ||
+        state.first.index > j->last) {
+        return false;
+    }
+    log_warn(j->shard->subject, "of the entries that are lost %llu to %llu are compacted and cannot be listed",
+             (unsigned long long)j->next, (unsigned long long)state.first.index - 1);
+    j->next = state.first.index;
+    return true;
+}
+
 static void loss_go(struct loss_job *j)
 {
     struct node *n = j->shard->node;
@@ -279,6 +294,9 @@ static void loss_go(struct loss_job *j)
         struct journal_bytes entries = {0};
 
         j->status = journal_read(n->journal, j->shard->id, j->next, j->last, LOSS_CHUNK_BYTES, &entries);
+        if (j->status == OTR_GONE && skip_compacted(j)) {
+            j->status = journal_read(n->journal, j->shard->id, j->next, j->last, LOSS_CHUNK_BYTES, &entries);
+        }
         if (j->status == 0) {
             add_entries(j, &entries);
             j->next = entries.last + 1;
