@@ -62,8 +62,8 @@ class World:
         created = self.ask("node-1", "POST", "/collections", {"name": "c", "dimension": 3}, token="write")
         assert created.status == 201, created.text
 
-    def make_certs(self, *options):
-        self.run("certs", "all", "--dir", self.path("certs"), "--nodes", ",".join((*NODES, "etcd-1")), "--loopback",
+    def make_certs(self, *options, directory="certs"):
+        self.run("certs", "all", "--dir", self.path(directory), "--nodes", ",".join((*NODES, "etcd-1")), "--loopback",
                  "--clients", "app", *options)
 
     def run(self, *arguments, code=0, **options):
@@ -99,6 +99,10 @@ class World:
                           f"--cert-file={certs}/etcd-1.crt", f"--key-file={certs}/etcd-1.key", "--client-cert-auth",
                           f"--trusted-ca-file={certs}/ca.crt", "--log-level=warn"])
         wait_until(lambda: self.etcd_up(), 30, "etcd")
+
+    def stop_etcd(self):
+        self.processes["etcd"].signal(signal.SIGKILL)
+        self.processes["etcd"].child.wait()
 
     def etcd_up(self):
         try:

@@ -53,6 +53,8 @@ class TestSecureTour(unittest.TestCase):
         self.assertIn("a token is needed", printed)
         self.assertRegex(printed, r"(?m)^shard 0: primary was node-\d, is node-\d in epoch \d+")
         self.assertIn("cluster outrigger is healthy", printed)
+        self.assertIn('{"ids":["date","elder","fig","grape"]}', printed)
+        self.assertRegex(printed, r'"results":\[\{"id":"apple"')
         self.assertIn("outrigger_http_tls_reloads_total 1", printed)
 
 
