@@ -1,5 +1,7 @@
 /* Consul's answers. A first byte 't': to a transaction. Else two lists of a prefix, split by a newline: what decodes
- * makes events that lead from one to the other. */
+ * makes events that lead from one to the other.
+ *
+ * Covers: backends/consul/consul_codec.c */
 #include "backends/consul/consul_diff.h"
 #include "backends/consul/consul_plan.h"
 #include "tests/fuzz/fuzz.h"

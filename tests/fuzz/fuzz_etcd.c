@@ -1,7 +1,7 @@
 /* etcd's answers. A first byte 'w': a watch's stream, fed whole and in pieces, which must give the same items. Else a
  * unary answer: errors, key-values, numbers.
  *
- * Covers: backends/etcd/etcd_stream.c backends/etcd/etcd_codec.c */
+ * Covers: backends/etcd/etcd_stream.c backends/etcd/etcd_codec.c sidecar/io/json_text.c */
 #include "backends/etcd/etcd_stream.h"
 #include "tests/fuzz/fuzz.h"
 

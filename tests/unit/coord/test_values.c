@@ -36,6 +36,102 @@ static char *with(const char *text, const char *name, const char *json)
 
 /* --- config ------------------------------------------------------------------------------------------------------- */
 
+Test(values, config_tells_the_mode_and_what_a_failover_may_lose)
+{
+    struct topology_config in;
+    struct topology_config out = {0};
+    struct otr_errmsg msg = {0};
+    enum replica_mode mode;
+    char *text;
+
+    topology_config_defaults(&in);
+    in.shards_count = 16;
+    in.replication_factor = 3;
+    in.min_in_sync = 2;
+    in.mode = REPLICA_ASYNC;
+    in.max_lag_entries = 7;
+    in.max_lag_ms = 250;
+    text = value_config_print(&in);
+    cr_assert(zero(int, value_config_parse(text, &out, &msg)), "%s", msg.text);
+    cr_assert(eq(int, (int)out.mode, REPLICA_ASYNC));
+    cr_assert(eq(u32, out.max_lag_entries, 7));
+    cr_assert(eq(u32, out.max_lag_ms, 250));
+    free(text);
+    cr_assert(value_mode_find(value_mode_name(REPLICA_ASYNC), &mode) && mode == REPLICA_ASYNC);
+    cr_assert(value_mode_find(value_mode_name(REPLICA_SYNC), &mode) && mode == REPLICA_SYNC);
+    cr_assert(not(value_mode_find("Async", &mode)));
+    cr_assert(not(value_mode_find("", &mode)));
+}
+
+/* Only the mode changes; what a later version put there stays; and back again gives what there was. */
+Test(values, config_is_switched_to_another_mode)
+{
+    struct topology_config async;
+    struct topology_config sync;
+    struct topology_config out = {0};
+    struct otr_errmsg msg = {0};
+    char *text;
+    char *before;
+    char *to;
+    char *back;
+
+    topology_config_defaults(&sync);
+    sync.shards_count = 16;
+    sync.replication_factor = 3;
+    sync.min_in_sync = 2;
+    sync.grant_ms = 777;
+    async = sync;
+    async.mode = REPLICA_ASYNC;
+    async.max_lag_entries = 5;
+    async.max_lag_ms = 60;
+    text = value_config_print(&sync);
+    before = with(text, "of_later", "[1]");
+    to = value_config_with_mode(before, &async, &msg);
+    cr_assert(ne(ptr, to, NULL), "%s", msg.text);
+    cr_assert(zero(int, value_config_parse(to, &out, &msg)), "%s", msg.text);
+    cr_assert(eq(int, (int)out.mode, REPLICA_ASYNC));
+    cr_assert(eq(u32, out.max_lag_entries, 5));
+    cr_assert(eq(u32, out.max_lag_ms, 60));
+    cr_assert(eq(u32, out.grant_ms, 777));
+    cr_assert(strstr(to, "\"of_later\":[1]") != NULL, "%s", to);
+    back = value_config_with_mode(to, &sync, &msg);
+    cr_assert(eq(str, back, before));
+    cr_assert(eq(ptr, value_config_with_mode("[]", &async, &msg), NULL));
+    cr_assert(ne(chr, msg.text[0], '\0'));
+    free(text);
+    free(before);
+    free(to);
+    free(back);
+}
+
+Test(values, config_with_a_mode_that_is_none_is_refused)
+{
+    static const char *const members[][2] = {{"mode", "\"quorum\""},
+                                             {"mode", "7"},
+                                             {"mode", "\"synchronous\""},
+                                             {"max_lag_entries", "0"},
+                                             {"max_lag_entries", "4294967296"}};
+    struct topology_config c;
+    char *text;
+
+    topology_config_defaults(&c);
+    c.shards_count = 16;
+    c.replication_factor = 3;
+    c.min_in_sync = 2;
+    text = value_config_print(&c);
+    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+        struct topology_config out = {.shards_count = 99};
+        struct otr_errmsg msg = {0};
+        char *wrong = with(text, members[i][0], members[i][1]);
+
+        cr_assert(ne(int, value_config_parse(wrong, &out, &msg), 0), "%s", wrong);
+        cr_assert(strstr(msg.text, members[i][0]) != NULL, "%s: %s", wrong, msg.text);
+        cr_assert(eq(u32, out.shards_count, 99)); /* Nothing of it was taken over. */
+        free(wrong);
+    }
+    free(text);
+}
+
 Test(values, config_comes_back)
 {
     struct topology_config in;

@@ -3,6 +3,7 @@
  * and that index is at least what was acknowledged. */
 #include "sidecar/log/compactor.h"
 #include "sidecar/log/journal_format.h"
+#include "tests/lib/fail_calls.h"
 #include "tests/lib/fake_disk.h"
 
 #include <criterion/criterion.h>
@@ -995,4 +996,237 @@ Test(compactor, a_damaged_file_of_its_own_is_found)
         }
         finish(w);
     }
+}
+
+/* --- damage ------------------------------------------------------------------------------------------------------- */
+
+static void flip(struct world *w, const char *name, uint64_t offset)
+{
+    uint8_t byte = fake_disk_bytes(w->disk, name)[offset] ^ (uint8_t)(1 << offset % 8);
+
+    fake_disk_poke(w->disk, name, offset, &byte, 1);
+}
+
+struct largest {
+    const struct fake_disk *disk;
+    char *name;
+};
+
+static void find_kept(const char *name, void *data)
+{
+    struct largest *l = data;
+    bool finished;
+
+    if (kept_number_of(name, &finished) != 0 && finished &&
+        (l->name[0] == '\0' || fake_disk_size(l->disk, name) > fake_disk_size(l->disk, l->name))) {
+        snprintf(l->name, KEPT_NAME_BYTES, "%s", name);
+    }
+}
+
+/* A life with files that compaction made; the name of the largest of them. */
+static struct world *kept_world(char name[KEPT_NAME_BYTES])
+{
+    struct world *w = new_world(13);
+    struct largest largest = {.disk = w->disk, .name = name};
+
+    for (int i = 0; i < 3; i++) {
+        work(w, 150);
+        cr_assert(zero(int, flush(w)));
+        compact(w, 1000);
+    }
+    work(w, 40);
+    cr_assert(zero(int, flush(w)));
+    name[0] = '\0';
+    cr_assert(zero(int, w->config.fs->ops->list(w->config.fs, find_kept, &largest, &w->msg)));
+    cr_assert(gt(u64, fake_disk_size(w->disk, name), 2000));
+    return w;
+}
+
+/* One bit of a file that compaction made is wrong when it is read again: the journal refuses to open, or says which
+ * shards have lost something. Those that it calls sound are what they were. */
+Test(compactor, damage_in_what_was_kept_is_told, .timeout = 300)
+{
+    char name[KEPT_NAME_BYTES];
+    struct world *w = kept_world(name);
+    struct fake_disk *sound;
+
+    crash(w, FAKE_DISK_KEEP_ALL);
+    sound = w->disk;
+    for (uint64_t offset = 0; offset < fake_disk_size(sound, name); offset += 7) {
+        unsigned damaged = 0;
+        int rv;
+
+        w->disk = fake_disk_clone(sound);
+        flip(w, name, offset);
+        w->msg.text[0] = '\0';
+        rv = open_world(w);
+        cr_assert(rv == 0 || w->msg.text[0] != '\0', "offset %llu", (unsigned long long)offset);
+        for (otr_shard i = 0; rv == 0 && i < SHARDS; i++) {
+            struct journal_shard_state state;
+
+            (void)journal_shard(w->j, i, &state);
+            damaged += state.damaged;
+            if (!state.damaged) {
+                cr_assert(same_log(&w->shards[i].h, &state), "offset %llu: shard %u", (unsigned long long)offset, i);
+                apply(w, i, state.last.index);
+                check_shard(w, i);
+            }
+        }
+        cr_assert(rv != 0 || damaged > 0, "offset %llu of %s: nobody noticed", (unsigned long long)offset, name);
+        close_world(w);
+        fake_disk_free(w->disk);
+    }
+    w->disk = sound;
+    reopen(w);
+    finish(w);
+}
+
+struct names {
+    char list[200][KEPT_NAME_BYTES];
+    size_t count;
+};
+
+static void add_name(const char *name, void *data)
+{
+    struct names *names = data;
+
+    cr_assert(lt(sz, names->count, 200));
+    snprintf(names->list[names->count++], KEPT_NAME_BYTES, "%s", name);
+}
+
+/* A whole file is gone. What was in the last segment could as well never have been written; all others are missed. */
+Test(compactor, a_file_that_is_gone_is_missed)
+{
+    static struct names names;
+    char largest[KEPT_NAME_BYTES];
+    struct world *w = kept_world(largest);
+    struct fake_disk *sound;
+    uint32_t newest = 0;
+
+    crash(w, FAKE_DISK_KEEP_ALL);
+    sound = w->disk;
+    cr_assert(zero(int, w->config.fs->ops->list(w->config.fs, add_name, &names, &w->msg)));
+    for (size_t i = 0; i < names.count; i++) {
+        uint32_t number = segment_number_of(names.list[i]);
+        newest = number > newest ? number : newest;
+    }
+    cr_assert(gt(sz, names.count, 4));
+    for (size_t k = 0; k < names.count; k++) {
+        unsigned damaged = 0;
+        int rv;
+
+        w->disk = fake_disk_clone(sound);
+        w->config.fs = fake_disk_fs(w->disk);
+        cr_assert(zero(int, w->config.fs->ops->remove(w->config.fs, names.list[k], &w->msg)));
+        rv = open_world(w);
+        for (otr_shard i = 0; rv == 0 && i < SHARDS; i++) {
+            struct journal_shard_state state;
+
+            (void)journal_shard(w->j, i, &state);
+            damaged += state.damaged;
+            if (!state.damaged) {
+                cr_assert(same_log(&w->shards[i].h, &state), "without %s: shard %u", names.list[k], i);
+                apply(w, i, state.last.index);
+                check_shard(w, i);
+            }
+        }
+        cr_assert(rv != 0 || damaged > 0 || segment_number_of(names.list[k]) == newest, "%s is not missed",
+                  names.list[k]);
+        close_world(w);
+        fake_disk_free(w->disk);
+    }
+    w->disk = sound;
+    reopen(w);
+    finish(w);
+}
+
+struct told {
+    uint32_t segment;
+    unsigned count;
+};
+
+static void on_damage(void *data, otr_shard shard, journal_place place)
+{
+    struct told *told = data;
+
+    cr_assert(lt(u32, shard, SHARDS));
+    told->segment = place_segment(place);
+    told->count++;
+}
+
+static unsigned scrub(struct world *w)
+{
+    struct journal_scrub *s = journal_scrub_new(w->j);
+    struct told told = {0};
+
+    while (journal_scrub_begin(s, 700)) {
+        journal_scrub_run(s);
+        cr_assert(gt(u64, journal_scrub_end(s, on_damage, &told), 0));
+    }
+    journal_scrub_free(s);
+    return told.count;
+}
+
+/* The same bit is found while the journal is in use, before anybody needs what it spoilt. */
+Test(compactor, damage_in_what_was_kept_is_found_by_the_scrub, .timeout = 300)
+{
+    char name[KEPT_NAME_BYTES];
+    struct world *w = kept_world(name);
+    uint64_t bytes = fake_disk_size(w->disk, name);
+
+    cr_assert(zero(u32, scrub(w)));
+    for (uint64_t offset = 0; offset < bytes; offset += 13) {
+        flip(w, name, offset);
+        cr_assert(gt(u32, scrub(w), 0), "offset %llu of %llu", (unsigned long long)offset, (unsigned long long)bytes);
+        flip(w, name, offset);
+        cr_assert(zero(u32, scrub(w)), "offset %llu of %llu", (unsigned long long)offset, (unsigned long long)bytes);
+    }
+    fake_disk_cut(w->disk, name, bytes - 8); /* ... and a file that has lost its end */
+    cr_assert(gt(u32, scrub(w), 0));
+    finish(w);
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------------- */
+
+/* Every allocation fails once, in a compaction and in the recovery behind it: an attempt comes to nothing, is made
+ * again later, and nothing is lost. */
+static void without_memory(void *data)
+{
+    struct otr_errmsg msg = {0};
+    struct world *w;
+    int rv;
+
+    (void)data;
+    fail_calls_pause(true);
+    w = new_world(17);
+    work(w, 200);
+    cr_assert(zero(int, flush(w)));
+    fail_calls_pause(false);
+    for (unsigned i = 0; i < 150; i++) {
+        w->now_ms += 600;
+        if (compactor_turn(w->c, w->now_ms, false)) {
+            compactor_run(w->c);
+            msg.text[0] = '\0';
+            rv = compactor_ran(w->c, w->now_ms, &msg);
+            cr_assert(rv == 0 || msg.text[0] != '\0', "no words after %s failed", fail_calls_name());
+        }
+    }
+    fail_calls_pause(true);
+    crash(w, FAKE_DISK_LOSE_ALL);
+    fail_calls_pause(false);
+    rv = journal_open(&w->j, &w->config, NULL, NULL, &w->msg);
+    cr_assert(rv == 0 || rv == OTR_NOMEM, "%s: %s", otr_errname(rv), w->msg.text);
+    fail_calls_pause(true);
+    if (rv == 0) {
+        journal_close(w->j);
+    }
+    w->j = NULL;
+    reopen(w);
+    finish(w);
+    fail_calls_pause(false);
+}
+
+Test(compactor, any_allocation_may_fail, .timeout = 300)
+{
+    cr_assert(gt(u32, fail_each(without_memory, NULL), 20));
 }
