@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOMS = ["node", "api", "peer", "log", "ruvector", "etcd", "consul", "cli", "io", "core", "coord"]  # the longest first
+ROOMS += sorted(set(os.listdir(os.path.join(ROOT, "tests", "unit"))) - set(ROOMS))
 SEEDS = "1-100"
 LEAST = 95.0
 # The journal, whole; and parsers without a fuzz target of their own.

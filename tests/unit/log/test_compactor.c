@@ -3,6 +3,7 @@
  * and that index is at least what was acknowledged. */
 #include "sidecar/log/compactor.h"
 #include "sidecar/log/journal_format.h"
+#include "sidecar/log/journal_internal.h"
 #include "tests/lib/fail_calls.h"
 #include "tests/lib/fake_disk.h"
 
@@ -996,6 +997,103 @@ Test(compactor, a_damaged_file_of_its_own_is_found)
         }
         finish(w);
     }
+}
+
+/* --- pace --------------------------------------------------------------------------------------------------------- */
+
+static uint64_t reserve_bytes(const struct world *w)
+{
+    return fake_disk_exists(w->disk, JOURNAL_RESERVE_NAME) ? fake_disk_size(w->disk, JOURNAL_RESERVE_NAME) : 0;
+}
+
+/* So many turns, 100 ms apart. */
+static void turns(struct world *w, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        w->now_ms += 100;
+        if (compactor_turn(w->c, w->now_ms, false)) {
+            compactor_run(w->c);
+            (void)compactor_ran(w->c, w->now_ms, &w->msg);
+        }
+    }
+}
+
+/* What the disk is to be spared is: here by the reserve, which is the largest single thing that is written. One that
+ * was not finished is begun anew, and one that could not be written is tried again later. */
+Test(compactor, the_reserve_is_written_at_the_pace_that_was_asked_for)
+{
+    struct world *w = new_world(21);
+    uint64_t before;
+
+    work(w, 300);
+    cr_assert(zero(int, flush(w)));
+    compact(w, 1000);
+    close_world(w);
+    w->compaction.bytes_per_s = 1 << 20;
+    w->compaction.reserve_bytes = 16 << 20;
+    reopen(w);
+    turns(w, 50);
+    before = reserve_bytes(w);
+    cr_assert(gt(u64, before, 0));
+    turns(w, 50); /* 5 s at 1 MiB/s, give or take what may be saved up */
+    cr_assert(ge(u64, reserve_bytes(w), before + (4 << 20)), "%llu", (unsigned long long)(reserve_bytes(w) - before));
+    cr_assert(le(u64, reserve_bytes(w), before + (6 << 20)), "%llu", (unsigned long long)(reserve_bytes(w) - before));
+    fake_disk_fail_call(w->disk, FAKE_DISK_WRITE, 2);
+    turns(w, 40);
+    cr_assert(not(fake_disk_fail_pending(w->disk)));
+    cr_assert(zero(u64, reserve_bytes(w))); /* Half a reserve is none. */
+    turns(w, 300);
+    cr_assert(eq(u64, reserve_bytes(w), 16 << 20));
+    turns(w, 50); /* and that is all */
+    cr_assert(eq(u64, reserve_bytes(w), 16 << 20));
+    crash(w, FAKE_DISK_LOSE_ALL);
+    cr_assert(zero(sz, fake_disk_open_files(w->disk)));
+    reopen(w);
+    cr_assert(eq(u64, reserve_bytes(w), 16 << 20));
+    finish(w);
+}
+
+static unsigned busy_left;
+
+static int ids_later(void *data, otr_shard shard, uint64_t *from, uint64_t to, uint8_t **bytes, size_t *count)
+{
+    if (busy_left > 0) {
+        busy_left--;
+        return OTR_BUSY;
+    }
+    return ids(data, shard, from, to, bytes, count);
+}
+
+/* Request ids that are not known yet are waited for: nothing is replaced before, no error is told, and then it is done.
+ */
+Test(compactor, request_ids_that_are_not_known_yet_are_waited_for)
+{
+    struct world *w = new_world(22);
+    struct compactor_stats stats;
+
+    close_world(w);
+    w->compaction.ids = ids_later;
+    reopen(w);
+    busy_left = 2;
+    work(w, 300);
+    cr_assert(zero(int, flush(w)));
+    for (unsigned i = 0; i < 2000 && busy_left > 0; i++) {
+        w->now_ms += 100;
+        if (compactor_turn(w->c, w->now_ms, false)) {
+            compactor_run(w->c);
+            cr_assert(zero(int, compactor_ran(w->c, w->now_ms, &w->msg)), "%s", w->msg.text);
+        }
+        compactor_stats(w->c, &stats);
+        cr_assert(zero(u64, stats.segments_total));
+    }
+    cr_assert(zero(u32, busy_left));
+    turns(w, 3000);
+    compactor_stats(w->c, &stats);
+    cr_assert(gt(u64, stats.segments_total, 0));
+    cr_assert(eq(u64, stats.failed_total, 2));
+    crash(w, FAKE_DISK_LOSE_ALL);
+    reopen(w);
+    finish(w);
 }
 
 /* --- damage ------------------------------------------------------------------------------------------------------- */
