@@ -390,7 +390,9 @@ static void take_digest(struct shard *s, otr_node from, const message *m)
     }
     *e = (struct digest_expected){
         .from = from, .index = m->index, .epoch = m->epoch, .sum = m->sum, .with_ranges = m->n_ranges != 0};
-    memcpy(e->ranges, m->ranges, m->n_ranges * sizeof *m->ranges);
+    if (m->n_ranges != 0) { /* none are a NULL pointer */
+        memcpy(e->ranges, m->ranges, m->n_ranges * sizeof *m->ranges);
+    }
     s->digest.expected = e;
     (void)digest_applied(s);
 }
