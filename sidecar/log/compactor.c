@@ -391,7 +391,8 @@ static int fill_reserve(struct compactor *c)
     int rv = 0;
 
     if (c->reserve == NULL) {
-        rv = fs->ops->open(fs, JOURNAL_RESERVE_NAME, FILE_CREATE, &c->reserve, &c->msg);
+        (void)fs->ops->remove(fs, JOURNAL_RESERVE_PART, NULL); /* of a process that ended meanwhile */
+        rv = fs->ops->open(fs, JOURNAL_RESERVE_PART, FILE_CREATE, &c->reserve, &c->msg);
         if (rv != 0) {
             c->reserve = NULL;
             return rv;
@@ -404,12 +405,14 @@ static int fill_reserve(struct compactor *c)
     c->run_bytes += COMPACTOR_PIECE_BYTES;
     if (rv == 0 && c->written >= c->config.reserve_bytes) {
         rv = fs->ops->sync(c->reserve, &c->msg);
+        rv = rv == 0 ? fs->ops->rename(fs, JOURNAL_RESERVE_PART, JOURNAL_RESERVE_NAME, &c->msg) : rv;
         rv = rv == 0 ? fs->ops->sync_dir(fs, &c->msg) : rv;
     }
     if (rv != 0 || c->written >= c->config.reserve_bytes) {
         fs->ops->close(c->reserve);
         c->reserve = NULL;
         if (rv != 0) {
+            (void)fs->ops->remove(fs, JOURNAL_RESERVE_PART, NULL);
             (void)fs->ops->remove(fs, JOURNAL_RESERVE_NAME, NULL);
         }
     }

@@ -15,6 +15,7 @@ enum {
 
 #define JOURNAL_FAILED_NAME  "FAILED"
 #define JOURNAL_RESERVE_NAME "RESERVE"
+#define JOURNAL_RESERVE_PART "RESERVE.part" /* not yet complete */
 
 /* Entries of a shard that stand in a segment and have left the log: those that were not cut, first to last. */
 struct segment_run {

@@ -1003,7 +1003,9 @@ Test(compactor, a_damaged_file_of_its_own_is_found)
 
 static uint64_t reserve_bytes(const struct world *w)
 {
-    return fake_disk_exists(w->disk, JOURNAL_RESERVE_NAME) ? fake_disk_size(w->disk, JOURNAL_RESERVE_NAME) : 0;
+    const char *name = fake_disk_exists(w->disk, JOURNAL_RESERVE_NAME) ? JOURNAL_RESERVE_NAME : JOURNAL_RESERVE_PART;
+
+    return fake_disk_exists(w->disk, name) ? fake_disk_size(w->disk, name) : 0;
 }
 
 /* So many turns, 100 ms apart. */
@@ -1038,12 +1040,18 @@ Test(compactor, the_reserve_is_written_at_the_pace_that_was_asked_for)
     turns(w, 50); /* 5 s at 1 MiB/s, give or take what may be saved up */
     cr_assert(ge(u64, reserve_bytes(w), before + (4 << 20)), "%llu", (unsigned long long)(reserve_bytes(w) - before));
     cr_assert(le(u64, reserve_bytes(w), before + (6 << 20)), "%llu", (unsigned long long)(reserve_bytes(w) - before));
+    cr_assert(not(fake_disk_exists(w->disk, JOURNAL_RESERVE_NAME)));
+    close_world(w); /* ... nor is it when the process ends before it is whole */
+    reopen(w);
+    cr_assert(not(w->j->reserve));
+    turns(w, 20);
     fake_disk_fail_call(w->disk, FAKE_DISK_WRITE, 2);
     turns(w, 40);
     cr_assert(not(fake_disk_fail_pending(w->disk)));
     cr_assert(zero(u64, reserve_bytes(w))); /* Half a reserve is none. */
     turns(w, 300);
     cr_assert(eq(u64, reserve_bytes(w), 16 << 20));
+    cr_assert(fake_disk_exists(w->disk, JOURNAL_RESERVE_NAME));
     turns(w, 50); /* and that is all */
     cr_assert(eq(u64, reserve_bytes(w), 16 << 20));
     crash(w, FAKE_DISK_LOSE_ALL);
