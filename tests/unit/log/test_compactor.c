@@ -1187,6 +1187,49 @@ Test(compactor, damage_in_what_was_kept_is_told, .timeout = 300)
     finish(w);
 }
 
+static size_t kept_body_of(const uint8_t *record)
+{
+    struct record_header h;
+
+    cr_assert(zero(int, record_header_read(record, &h)));
+    return h.body_bytes;
+}
+
+/* A sound file that goes on behind entries which do not stand before it: its shards are told to be damaged. */
+Test(compactor, a_file_that_goes_on_behind_what_is_not_there)
+{
+    char name[KEPT_NAME_BYTES];
+    struct world *w = kept_world(name);
+    struct kept_head head;
+    struct kept_line lines[SHARDS];
+    uint8_t record[4096];
+    const uint8_t *bytes;
+    unsigned claims = 0;
+
+    crash(w, FAKE_DISK_KEEP_ALL);
+    bytes = fake_disk_bytes(w->disk, name);
+    cr_assert(zero(int, kept_head_read(bytes + RECORD_HEADER_BYTES, kept_body_of(bytes), &head)));
+    cr_assert(le(u32, head.lines_count, SHARDS));
+    for (uint32_t i = 0; i < head.lines_count; i++) {
+        kept_line_read(bytes + RECORD_HEADER_BYTES, i, &lines[i]);
+        if (!lines[i].reset && !lines[i].cut_only) {
+            lines[i].before += 100000;
+            claims++;
+        }
+    }
+    cr_assert(gt(u32, claims, 0));
+    kept_head_write(record, &head, lines);
+    fake_disk_poke(w->disk, name, 0, record, kept_head_bytes(head.lines_count, head.identity_bytes));
+    cr_assert(zero(int, open_world(w)));
+    for (uint32_t i = 0; i < head.lines_count; i++) {
+        struct journal_shard_state state;
+
+        (void)journal_shard(w->j, lines[i].shard, &state);
+        cr_assert(eq(int, state.damaged, lines[i].before >= 100000 && !lines[i].reset), "shard %u", lines[i].shard);
+    }
+    finish(w);
+}
+
 struct names {
     char list[200][KEPT_NAME_BYTES];
     size_t count;

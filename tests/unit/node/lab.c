@@ -140,19 +140,34 @@ bool lab_damage(struct lab *lab, int i, const char *text, bool all)
     return found;
 }
 
+static void on_never(uv_stream_t *stream, int status)
+{
+    (void)stream;
+    (void)status;
+}
+
+/* Below the ports that connections are given, so that nobody else's takes it before we listen; each process looks
+ * elsewhere first. */
 static uint16_t free_port(uv_loop_t *loop)
 {
+    static uint16_t next;
     struct sockaddr_in address;
-    int length = sizeof address;
-    uv_tcp_t tcp;
+    bool taken = true;
 
-    uv_tcp_init(loop, &tcp);
-    uv_ip4_addr("127.0.0.1", 0, &address);
-    cr_assert(eq(int, uv_tcp_bind(&tcp, (const struct sockaddr *)&address, 0), 0));
-    cr_assert(eq(int, uv_tcp_getsockname(&tcp, (struct sockaddr *)&address, &length), 0));
-    uv_close((uv_handle_t *)&tcp, NULL);
-    uv_run(loop, UV_RUN_NOWAIT);
-    return ntohs(address.sin_port);
+    next = next != 0 ? next : (uint16_t)(10000 + (unsigned)getpid() * 37U % 20000);
+    while (taken) {
+        uv_tcp_t tcp;
+
+        next = next < 31000 ? (uint16_t)(next + 1) : 10000;
+        uv_tcp_init(loop, &tcp);
+        uv_ip4_addr("127.0.0.1", next, &address);
+        /* libuv tells of a port in use when it listens. */
+        taken = uv_tcp_bind(&tcp, (const struct sockaddr *)&address, 0) != 0 ||
+                uv_listen((uv_stream_t *)&tcp, 1, on_never) != 0;
+        uv_close((uv_handle_t *)&tcp, NULL);
+        uv_run(loop, UV_RUN_NOWAIT);
+    }
+    return next;
 }
 
 /* --- setting up
