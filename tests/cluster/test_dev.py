@@ -156,7 +156,7 @@ class TestStartFailures(unittest.TestCase):
         self.assertIn("etcd ended at its start: exit code 1", done.stderr)
 
     def test_settings_that_do_not_exist(self):
-        for arguments, words in ((("--backend", "consul"), "starts --backend etcd"), (("--nodes", "0"), "from 1 to"),
+        for arguments, words in ((("--backend", "zookeeper"), "starts --backend etcd"), (("--nodes", "0"), "from 1 to"),
                                  (("--shard", "3"), "did you mean --shards?"), (("--nodes",), "needs a value")):
             done = run("dev", *arguments)
             self.assertEqual(done.returncode, 2, done)
