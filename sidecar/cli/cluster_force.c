@@ -42,6 +42,9 @@ static bool better(const struct cluster_view *v, const struct cluster_view_shard
     if (a->loss != b->loss) {
         return a->loss < b->loss;
     }
+    if (log_a == NULL || log_b == NULL) { /* No candidate is without. */
+        return log_a != NULL;
+    }
     return log_a->last_epoch != log_b->last_epoch ? log_a->last_epoch > log_b->last_epoch : log_a->last > log_b->last;
 }
 

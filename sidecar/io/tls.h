@@ -73,7 +73,7 @@ struct tls_stats {
 
 /* Loads the files (blocking: it is for the start). A certificate out of its dates is loaded with an error in the log,
  * for its successor will be picked up. OTR_INVALID, OTR_NOMEM with words that name the file. */
-int tls_new(struct tls **tls, uv_loop_t *loop, const struct tls_config *config, struct otr_errmsg *msg);
+int tls_new(struct tls **out, uv_loop_t *loop, const struct tls_config *config, struct otr_errmsg *msg);
 /* Stops looking, then calls cb (not NULL). Sessions may outlive it; new ones may not be made. */
 void tls_close(struct tls *tls, void (*cb)(void *data), void *data);
 struct tls_stats tls_stats(const struct tls *tls);

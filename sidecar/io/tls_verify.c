@@ -221,10 +221,9 @@ int tls_verify_step(int ok, X509_STORE_CTX *store, const struct tls_name *expect
     }
     if (!ok) {
         chain_words(X509_STORE_CTX_get_error(store), cert, peer_is, &wrong);
-    } else if (depth != 0 || expect == NULL) {
-        return 1;
-    } else if (tls_name_of(cert, &name, &wrong) && name_fits(&name, expect, &wrong) &&
-               usage_fits(cert, peer_is, &wrong)) {
+    } else if (depth != 0 || expect == NULL ||
+               (tls_name_of(cert, &name, &wrong) && name_fits(&name, expect, &wrong) &&
+                usage_fits(cert, peer_is, &wrong))) {
         return 1;
     } else {
         /* Of those that become the alert bad_certificate, which says so to the other side. */

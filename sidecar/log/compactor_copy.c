@@ -454,7 +454,12 @@ static int write_piece(struct compactor *c)
 
         next = i + 1;
         if (items[i].kind != RECORD_KEPT_POINTS) {
-            compactor_shard(c, items[i].shard)->tombs_bytes += items[i].bytes;
+            struct compactor_shard *shard = compactor_shard(c, items[i].shard);
+
+            if (shard == NULL) {
+                return OTR_NOMEM;
+            }
+            shard->tombs_bytes += items[i].bytes;
             rv = write_body(c, items[i].kind, items[i].shard, c->piece.bytes + items[i].at, items[i].bytes);
             continue;
         }
