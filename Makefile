@@ -73,16 +73,18 @@ $(eval $(call list,flags,$(CC) $(CFLAGS_BASE) $(WARNINGS) $(CFLAGS)))
 
 # --- generated protobuf code ---------------------------------------------------------------------------------------
 PROTO_FILES := outrigger grpc/health/v1/health grpc/reflection/v1/reflection
-# Code is made of PROTO_FILES; reflection tells of v1alpha, too, which has the messages of v1.
-PROTO_SHOWN := $(PROTO_FILES) grpc/reflection/v1alpha/reflection
+# Reflection tells of v1alpha, too, for which older clients ask: the same under another name.
+PROTO_ALPHA := grpc/reflection/v1alpha/reflection.proto
 PROTO_H     := $(PROTO_FILES:%=$(BUILD)/gen/%.pb-c.h)
 PROTO_SRC   := $(PROTO_FILES:%=$(BUILD)/gen/%.pb-c.c) $(BUILD)/gen/descriptor_set.c
 PROTO_OBJ   := $(PROTO_SRC:$(BUILD)/%.c=$(OBJ)/%.o)
-$(PROTO_H) $(PROTO_SRC) &: $(PROTO_SHOWN:%=sidecar/peer/%.proto)
-	@mkdir -p $(BUILD)/gen
+$(PROTO_H) $(PROTO_SRC) &: $(PROTO_FILES:%=sidecar/peer/%.proto)
+	@mkdir -p $(BUILD)/gen $(dir $(BUILD)/gen/$(PROTO_ALPHA))
 	$(call say,PROTOC sidecar/peer)
 	$(Q)protoc-c --proto_path=sidecar/peer --c_out=$(BUILD)/gen $(PROTO_FILES:%=%.proto)
-	$(Q)protoc-c --proto_path=sidecar/peer --include_imports --descriptor_set_out=$(BUILD)/gen/descriptor_set $(PROTO_SHOWN:%=%.proto)
+	$(Q)sed 's/^package .*/package grpc.reflection.v1alpha;/' sidecar/peer/grpc/reflection/v1/reflection.proto > $(BUILD)/gen/$(PROTO_ALPHA)
+	$(Q)protoc-c --proto_path=sidecar/peer --proto_path=$(BUILD)/gen --include_imports \
+	  --descriptor_set_out=$(BUILD)/gen/descriptor_set $(PROTO_FILES:%=%.proto) $(PROTO_ALPHA)
 	$(Q){ echo '#include "sidecar/peer/descriptors.h"'; echo 'static const uint8_t set[] = {'; \
 	  od -An -v -tx1 $(BUILD)/gen/descriptor_set | sed 's/ \(..\)/0x\1,/g'; \
 	  echo '};'; echo 'const struct descriptors descriptors_own = {set, sizeof set};'; } > $(BUILD)/gen/descriptor_set.c
