@@ -81,7 +81,9 @@ static void read_node(struct node *n)
 static void read_shard(struct shard *s, uint64_t now_ms, const struct replica_status *status)
 {
     struct shard_metrics *m = &s->metrics;
+    struct journal_shard_state log = {0};
 
+    (void)journal_shard(s->node->journal, s->id, &log); /* unknown: nothing was written yet */
     m->role = (uint64_t)status->role;
     m->primary = status->role == REPLICA_PRIMARY;
     m->damaged = s->damaged;
@@ -91,6 +93,7 @@ static void read_shard(struct shard *s, uint64_t now_ms, const struct replica_st
     m->epoch = status->epoch;
     m->in_sync_replicas = status->descriptor != NULL ? status->descriptor->in_sync_count : 0;
     m->min_in_sync_replicas = status->descriptor != NULL ? status->descriptor->min_in_sync : 0;
+    m->first_index = log.base.index + 1;
     m->last_index = status->last.index;
     m->durable_index = status->durable_index;
     m->committed_index = status->committed_index;

@@ -85,6 +85,7 @@ struct node;
     X(S, epoch, GAUGE, "Epoch that this replica follows")                                                              \
     X(S, in_sync_replicas, GAUGE, "Members of the newest in-sync set known here")                                      \
     X(S, min_in_sync_replicas, GAUGE, "Members needed for writes")                                                     \
+    X(S, first_index, GAUGE, "Oldest entry that the log still has: who lacks older ones is seeded")                    \
     X(S, last_index, GAUGE, "Newest entry in the log")                                                                 \
     X(S, durable_index, GAUGE, "Newest entry on disk")                                                                 \
     X(S, committed_index, GAUGE, "Newest entry known to be committed")                                                 \
