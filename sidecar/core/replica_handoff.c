@@ -13,6 +13,7 @@ enum {
     HANDOFF_OFFER_WAIT_MS = 50,        /* for a better member than the first able one */
     HANDOFF_REPEAT_MS = 20,            /* HANDOFF, until a newer epoch is seen */
     HANDOFF_COORDINATOR_LOST_MS = 500, /* without it for so long a primary looks for one that has it */
+    HANDOFF_COORDINATOR_BACK_MS = 500, /* ...and, once one is found, tries for so long to reach it after all */
     HANDOFF_PAUSE_MIN_MS = 1000,       /* between rounds of offers that nobody asked for... */
     HANDOFF_PAUSE_MAX_MS = 5000,       /* ...doubling up to this */
 };
@@ -184,7 +185,30 @@ void handoff_on_ready(struct replica *r, otr_node from, const struct replica_msg
     p->ready_last = msg->ready.last;
     if (p->ready_able && r->handoff.able_ms == 0) {
         r->handoff.able_ms = r->now_ms;
+        r->handoff.read_answered = r->read_answered;
     }
+}
+
+/* Somebody else would lead better, whatever the coordinator does. */
+static bool unfit(const struct replica *r)
+{
+    return r->engine_down || r->damaged || r->leaving || !descriptor_has_replica(&r->descriptor, r->config.self);
+}
+
+/* A member that is able shows that the coordinator answers. If its absence alone makes us go, it may be back for us
+ * too: members see that at once, for an offer makes them read; we, without this, with our session's next sign of life.
+ * A shard would change hands after each outage for nothing. */
+static bool must_go(struct replica *r)
+{
+    if (r->handoff.asked || unfit(r) || r->now_ms - r->handoff.able_ms >= HANDOFF_COORDINATOR_BACK_MS) {
+        return true;
+    }
+    if (r->session_open && r->read_answered > r->handoff.read_answered) {
+        r->handoff.phase = HANDOFF_NONE;
+    } else {
+        change_want_read(r);
+    }
+    return false;
 }
 
 static const char *why_nobody(const struct replica *r)
@@ -208,9 +232,11 @@ static void offering(struct replica *r, struct replica_actions *out)
             return;
         }
         if (o.best != NULL && (o.unanswered == 0 || r->now_ms - h->able_ms >= HANDOFF_OFFER_WAIT_MS)) {
-            h->phase = HANDOFF_FROZEN;
-            h->to = o.best->node;
-            h->frozen_ms = r->now_ms;
+            if (must_go(r)) {
+                h->phase = HANDOFF_FROZEN;
+                h->to = o.best->node;
+                h->frozen_ms = r->now_ms;
+            }
             return;
         }
         if (o.unanswered == 0) {
@@ -299,11 +325,9 @@ static void returned(struct replica *r, struct replica_actions *out)
 
 /* --- the primary: by itself --------------------------------------------------------------------------------------- */
 
-/* Somebody else would lead better. */
-static bool unfit(const struct replica *r)
+static bool without_coordinator(const struct replica *r)
 {
-    return r->engine_down || r->damaged || r->leaving || !descriptor_has_replica(&r->descriptor, r->config.self) ||
-           (r->coordinator_lost_ms != 0 && r->now_ms - r->coordinator_lost_ms >= HANDOFF_COORDINATOR_LOST_MS);
+    return r->coordinator_lost_ms != 0 && r->now_ms - r->coordinator_lost_ms >= HANDOFF_COORDINATOR_LOST_MS;
 }
 
 static void begin_by_itself(struct replica *r)
@@ -311,7 +335,7 @@ static void begin_by_itself(struct replica *r)
     if (r->role != REPLICA_PRIMARY) {
         return;
     }
-    if (!unfit(r)) {
+    if (!unfit(r) && !without_coordinator(r)) {
         r->handoff_pause_ms = 0;
         r->handoff_not_before_ms = 0;
         if (r->handoff.phase == HANDOFF_OFFERING && !r->handoff.asked) {

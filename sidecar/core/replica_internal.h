@@ -127,11 +127,12 @@ struct replica_handoff {
     otr_node wanted, to;
     uint32_t timeout_ms;
     uint64_t deadline_ms;
-    uint64_t epoch;     /* handed over */
-    uint64_t beacon_ms; /* ... with the grants up to this beacon */
-    uint64_t nonce;     /* of the present round of offers; grows */
-    uint64_t sent_ms;   /* the last OFFER or HANDOFF; 0: none yet */
-    uint64_t able_ms;   /* first able answer of the round; 0: none yet */
+    uint64_t epoch;         /* handed over */
+    uint64_t beacon_ms;     /* ... with the grants up to this beacon */
+    uint64_t nonce;         /* of the present round of offers; grows */
+    uint64_t sent_ms;       /* the last OFFER or HANDOFF; 0: none yet */
+    uint64_t able_ms;       /* first able answer of the round; 0: none yet */
+    uint64_t read_answered; /* what it was then */
     uint64_t frozen_ms;
 };
 

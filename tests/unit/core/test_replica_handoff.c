@@ -634,6 +634,71 @@ Test(replica_handoff, a_primary_without_coordinator_looks_for_one_that_has_it)
     fixture_close(&f);
 }
 
+/* A primary whose coordinator is away, while both members are able: they reached it a moment ago. */
+static struct fixture fixture_alone(void)
+{
+    struct fixture f = fixture_primary(3);
+
+    coordinator(&f, true, false);
+    next_offer(&f);
+    both_answer(&f, true);
+    step_tick(&f, 10);
+    cr_assert(status(&f).writable && status(&f).handing);
+    cr_assert(action(&f, REPLICA_DO_READ, 0) != NULL);
+    return f;
+}
+
+/* Whether HANDOFF is sent meanwhile, while members acknowledge and, if so wished, each of our reads fails. */
+static bool goes_within(struct fixture *f, uint64_t for_ms, bool reads_fail)
+{
+    for (uint64_t until_ms = f->now_ms + for_ms; f->now_ms < until_ms;) {
+        const struct replica_action *read = action(f, REPLICA_DO_READ, 0);
+
+        if (reads_fail && read != NULL) {
+            step(f, (struct replica_event){.type = REPLICA_EV_READ_FAILED, .read_failed = {.read = read->read.read}});
+        }
+        step_ack(f, 2, 1, 1);
+        step_tick(f, 10);
+        if (sent(f, 2, REPLICA_MSG_HANDOFF) != NULL || sent(f, 3, REPLICA_MSG_HANDOFF) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* After an outage for everybody members notice first, by the read that an offer makes them do. */
+Test(replica_handoff, a_coordinator_that_is_back_is_no_reason)
+{
+    struct fixture f = fixture_alone();
+
+    step(&f, (struct replica_event){.type = REPLICA_EV_DESCRIPTOR,
+                                    .descriptor = {.descriptor = &f.d,
+                                                   .revision = f.revision,
+                                                   .read = action(&f, REPLICA_DO_READ, 0)->read.read}});
+    cr_assert(not(status(&f).handing));
+    cr_assert(not(goes_within(&f, 900, false)));
+    fixture_close(&f);
+}
+
+Test(replica_handoff, a_coordinator_that_others_alone_reach_is_one)
+{
+    struct fixture f = fixture_alone();
+
+    cr_assert(not(goes_within(&f, 480, true)));
+    cr_assert(goes_within(&f, 40, true));
+    fixture_close(&f);
+
+    f = fixture_alone(); /* a read that hangs */
+    cr_assert(not(goes_within(&f, 480, false)));
+    cr_assert(goes_within(&f, 40, false));
+    fixture_close(&f);
+
+    f = fixture_alone(); /* its engine dies, too */
+    engine(&f, false);
+    cr_assert(goes_within(&f, 20, false));
+    fixture_close(&f);
+}
+
 /* Who asks while the primary tries by itself takes over its attempt. */
 Test(replica_handoff, an_operator_joins_what_goes_on)
 {
