@@ -47,8 +47,8 @@ static void print_shard(struct text *t, struct node *n, const struct descriptor 
     struct replica_status status;
     bool any = false;
 
-    text_printf(t, "{\"id\":%u,\"range\":[%u,%u],\"epoch\":%llu,\"primary\":", d->shard, d->hash_first, d->hash_last,
-                (unsigned long long)d->epoch);
+    text_printf(t, "{\"id\":%u,\"range\":[%u,%u],\"epoch\":%llu,\"version\":%llu,\"primary\":", d->shard, d->hash_first,
+                d->hash_last, (unsigned long long)d->epoch, (unsigned long long)d->version);
     print_node(t, topology, d->primary);
     text_puts(t, ",\"in_sync\":[");
     for (uint32_t i = 0; i < d->in_sync_count; i++) {

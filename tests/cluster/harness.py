@@ -113,6 +113,7 @@ class Process:
     def __init__(self, name, command, pid, url=None, child=None):
         self.name, self.command, self.pid, self.url, self.child = name, command, pid, url, child
         self.started = start_time(pid)
+        self.paused = False
 
     @property
     def runs(self):
@@ -123,6 +124,7 @@ class Process:
     def signal(self, number):
         if self.runs:
             os.kill(self.pid, number)
+            self.paused = self.paused and number != signal.SIGCONT or number == signal.SIGSTOP
 
     def ended(self, deadline_s=10):
         wait_until(lambda: not self.runs, deadline_s, f"the end of {self.name} (pid {self.pid})", 0.01)
@@ -146,6 +148,15 @@ class Status:
         """Of all so many shards: a sidecar that has just started may not know all of them."""
         return len(self.shards) == shards and all(s["primary"] and set(s["replicas"]) == set(s["in_sync"])
                                                   for s in self.shards.values())
+
+    def versions(self):
+        """Equal where two sidecars see the same."""
+        return tuple(sorted((shard["id"], shard["version"]) for shard in self.shards.values()))
+
+    def take_newer(self, other):
+        for shard, theirs in other.shards.items():
+            if theirs["version"] > self.shards[shard]["version"]:
+                self.shards[shard] = theirs
 
     def __str__(self):
         return "; ".join(f"shard {s['id']}: epoch {s['epoch']}, primary {s['primary']}, in sync {s['in_sync']}"
@@ -312,10 +323,12 @@ class Cluster:
     def clients(self, **options):
         return [self.client(node, **options) for node in self.node_ids]
 
-    def status(self):
-        """Asked of the first sidecar that answers and knows all shards."""
+    def statuses(self):
+        """Of each sidecar that runs, answers and knows all shards: what it sees, which may lag behind what others see."""
+        found = []
         for node in self.node_ids:
-            if self.processes[node, "sidecar"].runs:
+            process = self.processes[node, "sidecar"]
+            if process.runs and not process.paused:
                 client = self.client(node, alone=True, deadline_s=2, attempt_s=2)
                 try:
                     answer = client.request("GET", "/cluster")
@@ -325,8 +338,17 @@ class Cluster:
                     client.close()
                 assert answer.status == 200, answer
                 if len(answer.json["shards"]) == self.shards:
-                    return Status(answer.json)
-        raise AssertionError("no sidecar answers GET /cluster and knows all shards")
+                    found.append(Status(answer.json))
+        return found
+
+    def status(self):
+        """Of each shard the newest that any sidecar sees."""
+        found = self.statuses()
+        assert found, "no sidecar answers GET /cluster and knows all shards"
+        newest = found[0]
+        for other in found[1:]:
+            newest.take_newer(other)
+        return newest
 
     def keys(self, prefix):
         """{key: JSON value} below /outrigger/<cluster>/ in etcd, by its gateway."""
@@ -365,17 +387,20 @@ class Cluster:
             wait_until(lambda: self.ready(node), START_S, f"{node} to be ready")
 
     def wait_in_sync(self, deadline_s=IN_SYNC_S):
-        """Until every replica is in the in-sync set of its shard and every node is ready; returns the status."""
+        """Until every replica is in the in-sync set of its shard, every node sees so and is ready; returns the status.
+        A node whose watch is behind would show what was."""
         last = []
 
         def whole():
-            last[:] = [self.status()]
-            return last[0] if last[0].all_in_sync(self.shards) else None
+            last[:] = self.statuses()
+            same = len({status.versions() for status in last}) == 1
+            runs = sum(self.processes[node, "sidecar"].runs for node in self.node_ids)
+            return last[0] if same and len(last) == runs and last[0].all_in_sync(self.shards) else None
 
         try:
             status = wait_until(whole, deadline_s, "all replicas to be in sync", 0.2)
         except TimeoutError as error:
-            raise AssertionError(f"{error}: {last[0]}") from None
+            raise AssertionError(f"{error}: {' | '.join(map(str, last))}") from None
         self.wait_ready()
         return status
 

@@ -276,7 +276,7 @@ Test(rest, the_cluster_is_described)
     cr_assert(eq(int, ask("GET", "/cluster", ""), 200));
     cr_assert(
         says("{\"cluster\":\"test\",\"node\":\"node-1\",\"shards\":[{\"id\":0,\"range\":[0,1073741823],\"epoch\":7,"
-             "\"primary\":\"node-1\",\"in_sync\":[\"node-1\",\"node-2\",\"node-3\"],"
+             "\"version\":1,\"primary\":\"node-1\",\"in_sync\":[\"node-1\",\"node-2\",\"node-3\"],"
              "\"replicas\":[\"node-1\",\"node-2\",\"node-3\"],\"learners\":[],\"min_in_sync\":2,\"index\":0}"));
     cr_assert(says("\"range\":[3221225472,4294967295]"));
     cr_assert(says("\"nodes\":[{\"id\":\"node-1\",\"state\":\"active\",\"live\":true,\"client\":null,\"peer\":null,"
