@@ -164,9 +164,10 @@ struct otr_txn_req {
 };
 /* status: 0 (all done, `revision` is that of every changed key; 0 if it only deletes, OTR_TXN_MAX keys at once, and the
  * coordinator does not tell); OTR_CONFLICT (a compare failed; nothing was done);
- * OTR_SESSION (my session is dead; nothing was done); OTR_DENIED, OTR_INVALID, OTR_TOOBIG, OTR_NOSPACE (nothing was
- * done); OTR_UNREACHABLE (never sent; nothing was done); OTR_UNKNOWN (sent, no certain answer); OTR_CANCELED (as
- * UNKNOWN). The backend never repeats a transaction by itself unless it was certainly refused, for who we are. */
+ * OTR_SESSION (my session is dead; nothing was done; the session is looked after at once: LOST follows); OTR_DENIED,
+ * OTR_INVALID, OTR_TOOBIG, OTR_NOSPACE (nothing was done); OTR_UNREACHABLE (never sent; nothing was done); OTR_UNKNOWN
+ * (sent, no certain answer); OTR_CANCELED (as UNKNOWN). The backend never repeats a transaction by itself unless it was
+ * certainly refused, for who we are. */
 typedef void (*otr_txn_cb)(struct otr_txn_req *req, int status, uint64_t revision, const struct otr_errmsg *msg);
 
 /* --- services ----------------------------------------------------------------------------------------------------- */

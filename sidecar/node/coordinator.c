@@ -406,6 +406,28 @@ static void announce_step(struct coordinator *c)
 
 static void open_session(struct coordinator *c);
 
+static void on_open_later(struct later *l)
+{
+    struct coordinator *c = (struct coordinator *)((char *)l - offsetof(struct coordinator, open_later));
+
+    c->session_queued = false;
+    if (c->session_wanted && !c->node->closing && !c->node->dying) {
+        open_session(c);
+    }
+}
+
+/* Without a session nobody here can be elected: a backend that a transaction told of its session's end (OTR_SESSION)
+ * reports it lost at once, and the next one is asked for at once. Not from inside the report; and one that did not last
+ * is left to the tick, so that a coordinator which drops every session is not asked as fast as it answers. */
+static void open_soon(struct coordinator *c)
+{
+    c->session_wanted = true;
+    if (!c->session_queued && clock_now_ms() - c->session_opened_ms >= RETRY_MS) {
+        c->session_queued = true;
+        later_run(c->node, &c->open_later, on_open_later);
+    }
+}
+
 static void on_session(struct otr_session *session, enum otr_session_state state, const struct otr_errmsg *msg)
 {
     struct coordinator *c = session->data;
@@ -421,6 +443,7 @@ static void on_session(struct otr_session *session, enum otr_session_state state
         c->session_open = true;
         c->reachable = true;
         c->why.text[0] = '\0';
+        c->session_opened_ms = clock_now_ms();
         c->sessions++;
         c->announced = false;
         c->registered = false;
@@ -441,7 +464,7 @@ static void on_session(struct otr_session *session, enum otr_session_state state
         n->metrics.node.coordinator_sessions_lost_total++;
         c->session_open = false;
         c->announced = false;
-        c->session_wanted = true; /* by the tick: not from inside its own report */
+        open_soon(c);
         break;
     }
     tell_all(c);

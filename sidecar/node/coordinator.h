@@ -9,6 +9,9 @@ struct coordinator {
     uint32_t session_ttl_ms;
     struct otr_session session;
     bool session_wanted;
+    bool session_queued; /* open_later is queued */
+    struct later open_later;
+    uint64_t session_opened_ms;
     bool session_open;
     bool reachable;
     uint64_t sessions;          /* opened so far */

@@ -3,6 +3,7 @@
 #include "lab_backend.h"
 #include "sidecar/coord/keys.h"
 #include "sidecar/io/random.h"
+#include "sidecar/node/coordinator.h"
 #include "sidecar/node/node_internal.h"
 #include "tests/lib/fake_backend.h"
 
@@ -338,5 +339,36 @@ Test(coordination, a_view_that_lags_drops_nothing)
     turn(&lab, 1500);
     cr_assert(node_count(lab.nodes[p], 0, c, &count));
     cr_assert(eq(u64, count, 1));
+    lab_close(&lab);
+}
+
+struct lost_session {
+    struct coordinator *coordinator;
+    uint64_t sessions;
+};
+
+static bool opened_again(struct lab *lab, void *data)
+{
+    const struct lost_session *l = data;
+
+    (void)lab;
+    return l->coordinator->session_open && l->coordinator->sessions > l->sessions;
+}
+
+/* Without a session nobody is elected here: the next one is asked for when the end of the last is known, not by the
+ * tick, which is stopped. */
+Test(coordination, a_lost_session_is_opened_anew_at_once)
+{
+    struct lab lab;
+    struct lost_session lost;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    turn(&lab, 300); /* it lasted for a while */
+    lost.coordinator = lab.nodes[0]->coordinator;
+    lost.sessions = lost.coordinator->sessions;
+    uv_timer_stop(&lost.coordinator->timer);
+    cr_assert(fake_session_lose(lab.coordinator, lost.coordinator->session.id));
+    lab_until(&lab, opened_again, &lost, "another session");
     lab_close(&lab);
 }
