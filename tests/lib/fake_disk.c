@@ -56,6 +56,7 @@ struct fake_disk {
     uint64_t used;
     size_t open_files;
     unsigned fail_calls;
+    bool fail_paused;
     uint64_t fail_in; /* calls until the one that fails; 0: none */
     uint64_t calls[CALL_KINDS];
 };
@@ -275,7 +276,7 @@ static bool must_fail(struct fake_disk *d, enum fake_disk_call call, struct otr_
     for (unsigned k = 0; k < CALL_KINDS; k++) {
         d->calls[k] += call == 1u << k;
     }
-    if (d->fail_in == 0 || (d->fail_calls & call) == 0 || --d->fail_in > 0) {
+    if (d->fail_paused || d->fail_in == 0 || (d->fail_calls & call) == 0 || --d->fail_in > 0) {
         return false;
     }
     otr_errmsg_set(msg, "the fake disk fails this call");
@@ -682,6 +683,11 @@ void fake_disk_fail_call(struct fake_disk *d, unsigned calls, uint64_t nth)
 {
     d->fail_calls = calls;
     d->fail_in = nth;
+}
+
+void fake_disk_fail_pause(struct fake_disk *d, bool pause)
+{
+    d->fail_paused = pause;
 }
 
 bool fake_disk_fail_pending(const struct fake_disk *d)

@@ -59,6 +59,8 @@ enum fake_disk_call {
 /* The nth call from now (1 is the next) of one of these kinds fails once with OTR_IO. 0: none. One such order is kept;
  * the next replaces it. */
 void fake_disk_fail_call(struct fake_disk *d, unsigned calls, uint64_t nth);
+/* From now on calls neither fail nor count for that, or do so again: for what a test looks at on the way. */
+void fake_disk_fail_pause(struct fake_disk *d, bool pause);
 /* True while an order of fake_disk_fail_call has not been met: ends loops over n. */
 bool fake_disk_fail_pending(const struct fake_disk *d);
 /* Bytes that all files together may take; UINT64_MAX (the default): no limit. */
