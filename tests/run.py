@@ -7,6 +7,7 @@ AddressSanitizer, UndefinedBehaviorSanitizer and valgrind are collected in files
 fails its suite. A suite that exits with 77 was skipped; under CI=true that is a failure unless tests/skips.txt names it.
 """
 import argparse
+import concurrent.futures
 import glob
 import os
 import re
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -35,6 +37,12 @@ VALGRIND = [
 FAILING_CALLS = "/usr/bin/python3 -m unittest discover -s tests/failing-calls -p 'test_*.py'"
 
 SHOWN = {"coverage"}  # whose output is told, too, when they pass
+
+# Suites that mostly wait for servers, and suites that only compute: two by two, one of each kind. All others run alone,
+# for they would notice others' load.
+WAITING = {"conformance", "conformance-consul", "conformance-3.5", "conformance-sanitized"}
+COMPUTING = {"unit-core-valgrind", "unit-coord-valgrind", "simulation", "simulation-sanitized", "simulation-repeats",
+             "mutants-apply", "fuzz-replay", "pure", "hardening", "tidy", "cppcheck", "analyze", "format", "words"}
 NETNS = "/usr/bin/python3 tests/lib/netns.py"
 CLUSTER_FAULTS = ("/usr/bin/python3 -m unittest discover -s tests/lib -p 'test_*.py' && "
                   "/usr/bin/python3 -m unittest discover -v -s tests/cluster-faults -p 'test_*.py'")
@@ -164,6 +172,28 @@ def run_suite(name, budget, command, logs, env):
     return status, time.monotonic() - began
 
 
+class Run:
+    """What was run so far, in lanes side by side."""
+
+    def __init__(self, logs, env):
+        self.logs, self.env = logs, env
+        self.ci, self.skips = os.environ.get("CI") == "true", allowed_skips()
+        self.rows, self.told = [], threading.Lock()
+
+    def lane(self, suites):
+        for name, _, budget, command in suites:
+            status, seconds = run_suite(name, budget, command, self.logs, self.env)
+            why = ""
+            if status == "skipped" and self.ci and name not in self.skips:
+                status, why = "failed", "a skip under CI that tests/skips.txt does not name: "
+            with self.told:
+                self.rows.append((name, status, seconds, budget))
+                print(f"{name} ... {why}{status} ({seconds:.1f} s)", flush=True)
+                if status in ("failed", "over budget") or name in SHOWN:
+                    with open(os.path.join(self.logs, f"{name}.log"), encoding="utf-8", errors="replace") as log:
+                        print("".join(log.readlines()[-80:]), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build", help="build directory")
@@ -176,26 +206,22 @@ def main():
         sys.exit(f"unknown suites: {', '.join(sorted(unknown))}; there are: {', '.join(s[0] for s in SUITES)}")
     logs = os.path.join(ROOT, args.build, "test-logs")
     os.makedirs(logs, exist_ok=True)
-    env = dict(os.environ, BUILD=args.build)
-    rows, ci, skips = [], os.environ.get("CI") == "true", allowed_skips()
-    for name, _, budget, command in suites:
-        print(f"{name} ...", end=" ", flush=True)
-        status, seconds = run_suite(name, budget, command, logs, env)
-        if status == "skipped" and ci and name not in skips:
-            status = "failed"
-            print("(a skip under CI that tests/skips.txt does not name)", end=" ")
-        print(f"{status} ({seconds:.1f} s)", flush=True)
-        if status in ("failed", "over budget") or name in SHOWN:
-            with open(os.path.join(logs, f"{name}.log"), encoding="utf-8", errors="replace") as log:
-                print("".join(log.readlines()[-80:]))
-        rows.append((name, status, seconds, budget))
+    kinds = [[s for s in suites if s[0] not in WAITING | COMPUTING]]
+    kinds += [[s for s in suites if s[0] in kind] for kind in (WAITING, COMPUTING)]
+    began = time.monotonic()
+    run = Run(logs, dict(os.environ, BUILD=args.build))
+    run.lane(kinds[0])
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(run.lane, kinds[1:]))  # raises what they raise
+    order = [s[0] for s in suites]
+    rows = sorted(run.rows, key=lambda row: order.index(row[0]))
     width = max(len(row[0]) for row in rows)
     print(f"\n{'suite':{width}}  {'result':11}  {'seconds':>8}  {'budget':>6}")
     for name, status, seconds, budget in rows:
         print(f"{name:{width}}  {status:11}  {seconds:8.1f}  {budget:6d}")
     failed = sum(row[1] in ("failed", "over budget") for row in rows)
     skipped = sum(row[1] == "skipped" for row in rows)
-    print(f"{'total':{width}}  {'':11}  {sum(row[2] for row in rows):8.1f}")
+    print(f"{'total':{width}}  {'':11}  {time.monotonic() - began:8.1f}")
     print(f"\n{len(rows) - failed - skipped} passed, {failed} failed, {skipped} skipped")
     sys.exit(1 if failed else 0)
 
