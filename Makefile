@@ -394,9 +394,9 @@ test:
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs servers compile_commands.json
 	$(Q)$(MAKE) --no-print-directory -j2 test-programs SANITIZE=1
 	$(Q)$(MAKE) --no-print-directory -j2 fuzz-programs
-	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD)
+	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) $(if $(BACKEND),--backend $(BACKEND))
 test-long: test
-	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) --set long
+	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) --set long $(if $(BACKEND),--backend $(BACKEND))
 # Sidecars and engines killed at random under load for so long, each node in a network namespace of its own; as root.
 MINUTES ?= 10
 .PHONY: soak
@@ -435,7 +435,7 @@ tidy: compile_commands.json $(PROTO_H)
 help:
 	@echo "make               build/outrigger"
 	@echo "make demo          installs what is missing, builds, runs the main job on real input"
-	@echo "make test          installs what is missing, runs every test (tests/run.py has the list)"
+	@echo "make test          installs what is missing, runs every test (tests/run.py has the list); BACKEND=consul: clusters on Consul"
 	@echo "make unit-ROOM     the unit tests of one room: $(UNIT_ROOMS)"
 	@echo "make conformance   coordination backends against real servers; BACKEND=etcd, consul or fake for one"
 	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"

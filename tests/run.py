@@ -4,7 +4,10 @@
 `make test` calls this with the suites of SUITES whose set is "test"; `make test-long` with those of "long". Each suite is one
 command with a budget in seconds; its output goes to build/test-logs/<suite>.log and is shown only when it fails. Reports of
 AddressSanitizer, UndefinedBehaviorSanitizer and valgrind are collected in files, since Criterion swallows them, and any report
-fails its suite. A suite that exits with 77 was skipped; under CI=true that is a failure unless tests/skips.txt names it.
+fails its suite. A suite that exits with 77 was skipped; under CI=true that is a failure unless tests/skips.txt names it, and so
+is a single test of unittest that was skipped, unless tests/skips.txt has the beginning of its reason.
+
+--backend, or BACKEND, is the coordinator of the clusters in tests/cluster and tests/cluster-faults: etcd (the default) or consul.
 """
 import argparse
 import concurrent.futures
@@ -44,6 +47,10 @@ WAITING = {"conformance", "conformance-consul", "conformance-3.5", "conformance-
 COMPUTING = {"unit-core-valgrind", "unit-coord-valgrind", "simulation", "simulation-sanitized", "simulation-repeats",
              "mutants-apply", "fuzz-replay", "pure", "hardening", "tidy", "cppcheck", "analyze", "format", "words"}
 NETNS = "/usr/bin/python3 tests/lib/netns.py"
+FETCHED = 'if [ "$BACKEND" = consul ]; then scripts/fetch-consul.sh || exit 77; fi'
+# What of clusters on Consul is tried each time, besides tests/cluster/test_consul.py: --backend consul tries all of it.
+ON_CONSUL = ("test_partitions.TestPartitions.test_from_all_replicas", "test_leases.TestLeases.test_cut_off_from_the_coordinator",
+             "test_coordinators.TestThreeMembers.test_leader_killed")
 CLUSTER_FAULTS = ("/usr/bin/python3 -m unittest discover -s tests/lib -p 'test_*.py' && "
                   "/usr/bin/python3 -m unittest discover -v -s tests/cluster-faults -p 'test_*.py'")
 
@@ -90,10 +97,15 @@ SUITES = (
             "conformance-sanitized", "test", 400,
             "make -s conformance BUILD=$BUILD SANITIZE=1 CASES='@(etcd|etcd_access|etcd_cluster|fake)/*'",
         ),
-        ("cluster", "test", 900, "/usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
+        ("cluster", "test", 900, f"{FETCHED}; /usr/bin/python3 -m unittest discover -v -s tests/cluster -p 'test_*.py'"),
         # Partitions, kills, lost disks and power; each node in a network namespace of its own, for which it needs root.
-        ("cluster-faults", "test", 420, f"{NETNS} && {CLUSTER_FAULTS}"),
-        ("cluster-faults-long", "long", 3600, f"{NETNS} && LONG=1 {CLUSTER_FAULTS}"),
+        ("cluster-faults", "test", 420, f"{NETNS} && {FETCHED} && {CLUSTER_FAULTS}"),
+        ("cluster-faults-long", "long", 3600, f"{NETNS} && {FETCHED} && LONG=1 {CLUSTER_FAULTS}"),
+        (
+            "cluster-consul", "test", 120,
+            f"{NETNS} && BUILD=$BUILD scripts/fetch-consul.sh || exit 77; cd tests/cluster-faults && "
+            f"BACKEND=consul /usr/bin/python3 -m unittest -v {' '.join(ON_CONSUL)}",
+        ),
         # A node with one call that fails, again and again; others, each time, out of all there are. The seed is printed.
         ("failing-calls", "test", 180, f"SANITIZE=0 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),
         ("failing-calls-sanitized", "test", 180, f"SANITIZE=1 FAILING=30 FAILING_S=60 {FAILING_CALLS}"),
@@ -119,6 +131,13 @@ def allowed_skips():
     with open(path, encoding="utf-8") as f:
         lines = [line.strip() for line in f if line.strip() and not line.startswith("#")]
     return dict(line.split(":", 1) for line in lines)
+
+
+def unnamed_skips(path, allowed):
+    """Reasons of single tests that were skipped, of which none of those allowed is the beginning."""
+    with open(path, encoding="utf-8", errors="replace") as f:
+        reasons = {reason for _, reason in re.findall(r"\.\.\. skipped (['\"])(.*)\1$", f.read(), re.MULTILINE)}
+    return sorted(reason for reason in reasons if not any(reason.startswith(a) for a in allowed))
 
 
 def is_criterions_own(path):
@@ -186,6 +205,9 @@ class Run:
             why = ""
             if status == "skipped" and self.ci and name not in self.skips:
                 status, why = "failed", "a skip under CI that tests/skips.txt does not name: "
+            unnamed = unnamed_skips(os.path.join(self.logs, f"{name}.log"), self.skips) if self.ci else []
+            if unnamed:
+                status, why = "failed", f"tests skipped under CI for reasons that tests/skips.txt does not name, {unnamed}: "
             with self.told:
                 self.rows.append((name, status, seconds, budget))
                 print(f"{name} ... {why}{status} ({seconds:.1f} s)", flush=True)
@@ -198,6 +220,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build", help="build directory")
     parser.add_argument("--set", default="test", choices=["test", "long"], dest="which")
+    parser.add_argument("--backend", default=os.environ.get("BACKEND") or "etcd", choices=["etcd", "consul"], help="of clusters")
     parser.add_argument("only", nargs="*", help="names of suites; default: all of the set")
     args = parser.parse_args()
     suites = [s for s in SUITES if (s[0] in args.only if args.only else s[1] == args.which)]
@@ -209,7 +232,7 @@ def main():
     kinds = [[s for s in suites if s[0] not in WAITING | COMPUTING]]
     kinds += [[s for s in suites if s[0] in kind] for kind in (WAITING, COMPUTING)]
     began = time.monotonic()
-    run = Run(logs, dict(os.environ, BUILD=args.build))
+    run = Run(logs, dict(os.environ, BUILD=args.build, BACKEND=args.backend))
     run.lane(kinds[0])
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(run.lane, kinds[1:]))  # raises what they raise

@@ -1,4 +1,4 @@
-"""A real cluster whose nodes, etcd members and clients each have a network namespace of their own (tests/lib/netns.py).
+"""A real cluster whose nodes, members of the coordinator and clients each have a network namespace of their own (tests/lib/netns.py).
 
 A node is its sidecar and its engine; the engine listens on the namespace's loopback, as beside a real node. The test itself is
 at the clients' place from setUpClass to tearDownClass, and so are the threads that it starts. All else is as in harness.py.
@@ -12,40 +12,42 @@ import subprocess
 import sys
 import tempfile
 import unittest
-import urllib.request
 
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Behind our own folder: some files here and there have the same names.
 sys.path += [os.path.join(TESTS, "cluster"), os.path.join(TESTS, "lib")]
-from harness import (ETCD, PROGRAM, ROOT, RUVECTOR, START_S, Cluster, ClusterTest, Process, _die_with_parent,  # noqa: E402
+from coordinator import Coordinator  # noqa: E402
+from harness import (KIND, PROGRAM, ROOT, RUVECTOR, START_S, Cluster, ClusterTest, Process, _die_with_parent,  # noqa: E402
                      clock_s, wait_until)
 from netns import Net, NotPossible  # noqa: E402
 from outrigger_client import Dev, DevNode  # noqa: E402
 from workload import Workload  # noqa: E402
 
 LONG = os.environ.get("LONG") == "1"  # The longer settings of `make test-long`.
-CLIENT_PORT, PEER_PORT, ENGINE_PORT, ETCD_PORT, ETCD_PEER_PORT = 7700, 7701, 6333, 2379, 2380
+CLIENT_PORT, PEER_PORT, ENGINE_PORT = 7700, 7701, 6333
 GRANT_MS = 120  # PROTOCOL.md, default of grant_ms
 GO_ON_S = 40  # Far above what any failover takes.
 
 
-def etcd_name(number):
+def coordinator_name(number):
     return "coordinator" if number == 0 else f"coordinator-{number + 1}"
 
 
 class NetCluster(Cluster):
     """relayed: nodes whose cable can delay. wrap(command, node, what): changes a command before it is run."""
 
-    def __init__(self, shards=4, nodes=3, etcds=1, min_in_sync=None, relayed=(), data_of=None):
+    def __init__(self, shards=4, nodes=3, coordinators=1, min_in_sync=None, relayed=(), data_of=None, kind=KIND):
         self.directory = tempfile.mkdtemp(prefix="outrigger-test-")
         self.data = os.path.join(self.directory, "data")
         os.mkdir(self.data)
-        self.shards, self.nodes, self.etcds, self.min_in_sync = shards, nodes, etcds, min_in_sync
+        self.shards, self.nodes, self.min_in_sync = shards, nodes, min_in_sync
+        self.kind, self.coordinator = kind, Coordinator(self, kind)
+        self.coordinator_names = [coordinator_name(i) for i in range(coordinators)]
         self.data_of = data_of or (lambda node: os.path.join(self.data, node))
         self.dev, self.processes, self.known, self._clients = None, {}, [], []
         self.net = Net()
         self.places = {f"node-{i + 1}": self.net.place(f"node-{i + 1}", f"node-{i + 1}" in relayed) for i in range(nodes)}
-        self.places.update({etcd_name(i): self.net.place(etcd_name(i)) for i in range(etcds)})
+        self.places.update({name: self.net.place(name) for name in self.coordinator_names})
         self.clients_place = self.net.place("clients")
         self._back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -53,17 +55,19 @@ class NetCluster(Cluster):
 
     def start(self):
         self.clients_place.enter()
-        for i in range(self.etcds):
-            self.launch(etcd_name(i), "etcd", self.etcd_command(i), f"http://{self.places[etcd_name(i)].address}:{ETCD_PORT}")
+        addresses = {name: self.places[name].address for name in self.coordinator_names}
+        for name in self.coordinator_names:
+            command = self.kind.member_command(name, os.path.join(self.data, name), addresses)
+            self.launch(name, self.kind.name, command, self.coordinator_url(name))
         nodes = [f"node-{i + 1}" for i in range(self.nodes)]
         for node in nodes:
             os.makedirs(self.data_of(node), exist_ok=True)
             self.launch(node, "engine", self.engine_command(node))
-        wait_until(self.etcd_healthy, START_S, "etcd")
+        self.wait_coordinators()
         for node in nodes:
             self.launch(node, "sidecar", self.sidecar_command(node), f"http://{self.places[node].address}:{CLIENT_PORT}")
         self.dev = Dev([DevNode(n, 0, 0, self.processes[n, "sidecar"].url, [], []) for n in nodes], [])
-        init = ["cluster", "init", "--endpoints", self.endpoints(), "--nodes", str(self.nodes), "--replication-factor",
+        init = ["cluster", "init", *self.backend(), "--nodes", str(self.nodes), "--replication-factor",
                 str(self.nodes), "--shards", str(self.shards), "--timeout", "60s"]
         init += ["--min-in-sync", str(self.min_in_sync)] if self.min_in_sync else []
         done = subprocess.run(PROGRAM + init, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, timeout=90)
@@ -71,16 +75,12 @@ class NetCluster(Cluster):
         self.wait_ready()
         return self
 
-    def endpoints(self):
-        return ",".join(f"http://{self.places[etcd_name(i)].address}:{ETCD_PORT}" for i in range(self.etcds))
+    def coordinator_url(self, name):
+        return f"http://{self.places[name].address}:{self.kind.port}"
 
-    def etcd_command(self, number):
-        place = self.places[etcd_name(number)]
-        client, peer = f"http://{place.address}:{ETCD_PORT}", f"http://{place.address}:{ETCD_PEER_PORT}"
-        others = ",".join(f"{etcd_name(i)}=http://{self.places[etcd_name(i)].address}:{ETCD_PEER_PORT}" for i in range(self.etcds))
-        return [ETCD, f"--name={etcd_name(number)}", f"--data-dir={self.data}/{etcd_name(number)}",
-                f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
-                f"--initial-advertise-peer-urls={peer}", f"--initial-cluster={others}", "--log-level=warn"]
+    def backend(self):
+        """Arguments of sidecars and commands."""
+        return ["--backend", self.kind.name, "--endpoints", ",".join(map(self.coordinator_url, self.coordinator_names))]
 
     def engine_command(self, node):
         return ["node", RUVECTOR, "--data", f"{self.data}/{node}-engine", "--port", str(ENGINE_PORT), "--host", "127.0.0.1"]
@@ -88,7 +88,7 @@ class NetCluster(Cluster):
     def sidecar_command(self, node):
         address = self.places[node].address
         return PROGRAM + ["sidecar", "--node", node, "--listen", f"{address}:{CLIENT_PORT}", "--peer-listen",
-                          f"{address}:{PEER_PORT}", "--endpoints", self.endpoints(), "--engine-url",
+                          f"{address}:{PEER_PORT}", *self.backend(), "--engine-url",
                           f"http://127.0.0.1:{ENGINE_PORT}", "--data", os.path.join(self.data_of(node), "sidecar")]
 
     def launch(self, node, what, command, url=None):
@@ -142,20 +142,13 @@ class NetCluster(Cluster):
 
     # --- what a test asks it ------------------------------------------------------------------------------------------
 
-    @property
-    def etcd_names(self):
-        return [etcd_name(i) for i in range(self.etcds)]
+    def wait_coordinators(self):
+        """Until all members of the coordinator run, and it has a leader."""
+        wait_until(lambda: all(self.kind.is_healthy(self.coordinator_url(name)) for name in self.coordinator_names), 2 * START_S,
+                   f"{self.kind.name} to be whole")
 
-    def etcd_healthy(self):
-        return any(self._etcd_says(name) for name in self.etcd_names)
-
-    def _etcd_says(self, name):
-        try:
-            url = f"http://{self.places[name].address}:{ETCD_PORT}/health"
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return answer.status == 200 and b'"true"' in answer.read()
-        except OSError:
-            return False
+    def coordinator_leader(self):
+        return next((name for name in self.coordinator_names if self.kind.leads(self.coordinator_url(name))), None)
 
     def at(self, *names):
         return [self.clients_place if name == "clients" else self.places[name] for name in names]
@@ -195,11 +188,11 @@ class NetCluster(Cluster):
 
 class NetTest(ClusterTest):
     """One cluster for all tests of the class; skipped where no namespace can be made. Each test prints its seed and figures."""
-    etcds, min_in_sync, relayed, data_of = 1, None, (), None
+    coordinators, min_in_sync, relayed, data_of = 1, None, (), None
 
     @classmethod
     def make(cls):
-        return NetCluster(cls.shards, cls.nodes, cls.etcds, cls.min_in_sync, cls.relayed, cls.data_of)
+        return NetCluster(cls.shards, cls.nodes, cls.coordinators, cls.min_in_sync, cls.relayed, cls.data_of)
 
     @classmethod
     def setUpClass(cls):

@@ -29,7 +29,7 @@ class TestLeases(NetTest):
         load = self.begin_load(cluster.others(node))
         cluster.pause(node, "sidecar")
         if cut_off:
-            cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node), *cluster.etcd_names))
+            cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node), *cluster.coordinator_names))
         wait_until(lambda: not any(key.endswith(f"/live/{node}") for key in cluster.keys("live/")), GO_ON_S, "its session to end")
         self.goes_on(load, f"reads and writes without {node}", each=20)
         epochs = {shard["id"]: shard["epoch"] for shard in cluster.ask(cluster.others(node)[0], "GET", "/cluster")[1]["shards"]}
@@ -65,16 +65,16 @@ class TestLeases(NetTest):
         handed = "the primary handed over: stands for a new epoch"
         before = sum(cluster.log_text(n).count(handed) for n in others)
         load = self.begin_load()
-        cluster.net.cut(cluster.at(node), cluster.at(*cluster.etcd_names))
+        cluster.net.cut(cluster.at(node), cluster.at(*cluster.coordinator_names))
         wait_until(lambda: not cluster.led_by(node, others[0]), GO_ON_S, f"{node} to lead nothing")
         self.assertGreaterEqual(sum(cluster.log_text(n).count(handed) for n in others) - before, len(led), "not handed over")
-        self.goes_on(load, f"reads and writes while {node} is cut off from etcd", each=20)
+        self.goes_on(load, f"reads and writes while {node} is cut off from the coordinator", each=20)
         cluster.net.mend()
-        self.checked(load, "a primary cut off from etcd")
+        self.checked(load, "a primary cut off from the coordinator")
         self.assert_none(load.failed)
 
     def test_cut_off_from_everything(self):
-        """From replicas and etcd, while clients reach it: from a grant after the cut on it answers no linearizable read, it
+        """From replicas and coordinator, while clients reach it: from a grant after the cut on it answers no linearizable read, it
         confirms no write, and eventual reads go on."""
         cluster = self.cluster
         cluster.wait_in_sync()
@@ -96,7 +96,7 @@ class TestLeases(NetTest):
             thread.start()
         self.addCleanup(stop.set)
         wait_until(lambda: sum(status in (200, 404) for _, status in served) > 50, 10, "linearizable reads")
-        cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node), *cluster.etcd_names))
+        cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node), *cluster.coordinator_names))
         cut = clock_s()
         wait_until(lambda: sum(begin > cut + GRANT_MS / 1000 for begin, _ in served) > 20, 20, "reads after the cut")
         for key in keys:

@@ -29,7 +29,7 @@ class TestPartitions(NetTest):
         self.during("a primary cut off from one replica", cut)
 
     def test_from_all_replicas(self):
-        """It can reach etcd and clients, and confirms nothing: the replicas go on without it."""
+        """It can reach the coordinator and clients, and confirms nothing: the replicas go on without it."""
         cluster = self.cluster
 
         def cut(primary, replicas):
@@ -71,16 +71,16 @@ class TestPartitions(NetTest):
             self.cluster.at(primary), self.cluster.at(*replicas)))
 
     def test_reset_by_everybody(self):
-        """Rejected by replicas and etcd, while clients reach it: it must not answer out of what it knows (PROTOCOL V3, G2)."""
+        """Rejected by replicas and coordinator, while clients reach it: it must not answer out of what it knows (PROTOCOL V3, G2)."""
         cluster = self.cluster
-        self.during("a primary rejected by replicas and etcd", lambda primary, replicas: cluster.net.reset(
-            cluster.at(primary), cluster.at(*replicas, *cluster.etcd_names)))
+        self.during("a primary rejected by replicas and coordinator", lambda primary, replicas: cluster.net.reset(
+            cluster.at(primary), cluster.at(*replicas, *cluster.coordinator_names)))
 
     def test_loss(self):
         """30 % of all packets between it and everybody else."""
         cluster = self.cluster
         self.during("30 % packet loss around a primary", lambda primary, replicas: cluster.net.lose(
-            cluster.at(primary), cluster.at(*replicas, *cluster.etcd_names, "clients"), 0.3))
+            cluster.at(primary), cluster.at(*replicas, *cluster.coordinator_names, "clients"), 0.3))
 
     def test_delay(self):
         """Everything from and to node-3 takes 200 ms longer, each way: its answers are too late for grants."""

@@ -2,9 +2,9 @@
 
 `ClusterTest` starts one cluster per test class and stops it afterwards; all processes die with the test, whatever
 happens. The directory is kept, and the tails of the logs are printed, when a test of the class failed. BUILD names the
-build directory (default "build"), KEEP=1 keeps directories of passing tests too.
+build directory (default "build"), BACKEND the coordinator (etcd or consul; default etcd), KEEP=1 keeps directories of
+passing tests too.
 """
-import base64
 import ctypes
 import glob
 import json
@@ -18,15 +18,15 @@ import sys
 import tempfile
 import time
 import unittest
-import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
+from coordinator import KIND, Consul, Coordinator, Etcd, needs, only_etcd  # noqa: E402,F401
 from outrigger_client import Client, GaveUp, read_dev, wait_until  # noqa: E402,F401
 
 BUILD = os.path.join(ROOT, os.environ.get("BUILD", "build"))
 PROGRAM = os.environ.get("OUTRIGGER", os.path.join(BUILD, "outrigger")).split()
-ETCD = os.path.join(BUILD, "servers", "etcd", "usr", "bin", "etcd")
+ETCD = Etcd.program
 RUVECTOR = os.path.join(ROOT, "engines", "ruvector", "node", "server.js")
 START_S, STOP_S, IN_SYNC_S = 60, 30, 60
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -98,10 +98,6 @@ def option(command, name):
     raise KeyError(f"--{name} is not among {command}")
 
 
-def _base64(text):
-    return base64.b64encode(text).decode()
-
-
 def tail(path, lines=15):
     with open(path, encoding="utf-8", errors="replace") as log:
         return "".join(log.readlines()[-lines:])
@@ -164,16 +160,17 @@ class Status:
 
 
 class Cluster:
-    """`outrigger dev` and what came of it."""
+    """`outrigger dev` and what came of it. kind: of the coordinator, Etcd or Consul."""
 
-    def __init__(self, shards=4, nodes=3, arguments=()):
+    def __init__(self, shards=4, nodes=3, arguments=(), kind=KIND):
         self.directory = tempfile.mkdtemp(prefix="outrigger-test-")
         self.data = os.path.join(self.directory, "dev")
         os.mkdir(self.data)
         self.shards, self.nodes, self.arguments = shards, nodes, list(arguments)
         self.port = _free_base(nodes)
         self.dev = self.child = None
-        self.processes = {}  # {(node or "coordinator", "sidecar" | "engine" | "etcd"): Process}
+        self.kind, self.coordinator = kind, Coordinator(self, kind)
+        self.processes = {}  # {(node or "coordinator", "sidecar" | "engine" | "etcd" | "consul"): Process}
         self.log_path = os.path.join(self.directory, "dev.log")
         self.known = []  # every Process there ever was
         self._clients = []
@@ -184,7 +181,8 @@ class Cluster:
         """Starts the cluster, for the first time or again, and waits until it is writable."""
         before = self._dev_text()
         command = PROGRAM + ["dev", "--nodes", str(self.nodes), "--shards", str(self.shards), "--dir", self.data,
-                             "--port", str(self.port), "--etcd", ETCD, "--ruvector", RUVECTOR, *self.arguments]
+                             "--port", str(self.port), "--backend", self.kind.name, f"--{self.kind.name}",
+                             self.kind.program, "--ruvector", RUVECTOR, *self.arguments]
         self.child = start_process(command, self.log_path)
         wait_until(lambda: self._dev_written(before), START_S, f"dev.json of {' '.join(command)}")
         self.processes = {}
@@ -192,7 +190,7 @@ class Cluster:
             value = json.load(file)
         for i, c in enumerate(value["coordinator"]):
             name = "coordinator" if i == 0 else f"coordinator-{i + 1}"
-            self._add(name, "etcd", c["start"], c["pid"], c["url"])
+            self._add(name, self.kind.name, c["start"], c["pid"], c["url"])
         for node, raw in zip(self.dev.nodes, value["nodes"]):
             self._add(node.id, "engine", node.engine_start, node.engine_pid)
             self._add(node.id, "sidecar", node.start, node.pid, node.client)
@@ -216,7 +214,7 @@ class Cluster:
         return self.dev is not None
 
     def _add(self, node, what, command, pid, url=None, child=None):
-        process = Process(f"{what} of {node}" if what != "etcd" else node, command, pid, url, child)
+        process = Process(f"{what} of {node}" if what in ("sidecar", "engine") else node, command, pid, url, child)
         self.processes[node, what] = process
         self.known.append(process)
 
@@ -301,7 +299,7 @@ class Cluster:
             self._add(node, what, old.command, child.pid, old.url, child)
 
     def data_dir(self, node, what):
-        return option(self.processes[node, what].command, "data" if what != "etcd" else "data-dir")
+        return option(self.processes[node, what].command, "data")
 
     # --- what a test asks it ------------------------------------------------------------------------------------------
 
@@ -351,23 +349,8 @@ class Cluster:
         return newest
 
     def keys(self, prefix):
-        """{key: JSON value} below /outrigger/<cluster>/ in etcd, by its gateway."""
-        first = f"/outrigger/outrigger/{prefix}".encode()
-        ask = {"key": _base64(first), "range_end": _base64(first[:-1] + bytes([first[-1] + 1]))}
-        request = urllib.request.Request(self.processes["coordinator", "etcd"].url + "/v3/kv/range",
-                                         json.dumps(ask).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            found = json.load(answer).get("kvs", [])
-        return {base64.b64decode(kv["key"]).decode(): json.loads(base64.b64decode(kv["value"])) for kv in found}
-
-    def delete_keys(self, prefix):
-        """All below /outrigger/<cluster>/prefix, in one transaction."""
-        first = f"/outrigger/outrigger/{prefix}".encode()
-        ask = {"key": _base64(first), "range_end": _base64(first[:-1] + bytes([first[-1] + 1]))}
-        request = urllib.request.Request(self.processes["coordinator", "etcd"].url + "/v3/kv/deleterange",
-                                         json.dumps(ask).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10):
-            pass
+        """{key: JSON value} below /outrigger/<cluster>/, asked of the coordinator."""
+        return self.coordinator.keys(prefix)
 
     def log_ids(self):
         """{(shard, node): id of the log} of the members of all in-sync sets."""
@@ -427,14 +410,14 @@ class Cluster:
 class ClusterTest(unittest.TestCase):
     """One cluster for all tests of the class."""
 
-    shards, nodes, arguments = 4, 3, ()
+    shards, nodes, arguments, kind = 4, 3, (), KIND
     cluster = None
     broken = False
 
     @classmethod
     def setUpClass(cls):
         cls.broken = False
-        cls.cluster = Cluster(cls.shards, cls.nodes, cls.arguments)
+        cls.cluster = Cluster(cls.shards, cls.nodes, cls.arguments, cls.kind)
         try:
             cls.cluster.start()
         except BaseException:

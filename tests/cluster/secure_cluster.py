@@ -16,7 +16,7 @@ import tempfile
 import unittest
 import urllib.request
 
-from harness import ETCD, PROGRAM, RUVECTOR, Process, free_ports, run, start_process, tail, wait_until
+from harness import ETCD, PROGRAM, RUVECTOR, Process, free_ports, only_etcd, run, start_process, tail, wait_until
 
 ETCDCTL = os.path.join(os.path.dirname(ETCD), "etcdctl")
 NODES = ("node-1", "node-2", "node-3")
@@ -226,6 +226,7 @@ class World:
         raise KeyError(name)
 
 
+@only_etcd("its TLS and its users, with the roles of ours")
 class SecureTest(unittest.TestCase):
     """One world for all tests of a class."""
 

@@ -1,8 +1,6 @@
 """The coordinator forgets the cluster: its data is emptied under load. The sidecars serve on and do not obey it; an
 operator has its keys written again from what they know; elections and joins work again. No client sees an error, nothing
 acknowledged is lost."""
-import os
-import shutil
 import unittest
 
 from harness import ClusterTest, clock_s, run, wait_until
@@ -14,8 +12,7 @@ GO_ON_S = 30
 
 class TestBootstrap(ClusterTest):
     def bootstrap(self, *arguments):
-        return run("cluster", "bootstrap", "--from-survivors", "--endpoints",
-                   self.cluster.processes["coordinator", "etcd"].url, *arguments)
+        return run("cluster", "bootstrap", "--from-survivors", *self.cluster.coordinator.arguments, *arguments)
 
     def goes_on(self, load, what):
         since = clock_s()
@@ -24,20 +21,12 @@ class TestBootstrap(ClusterTest):
         except TimeoutError as error:
             self.fail(f"{error}: acknowledged since: {dict(load.acknowledged(since))}, {load.failed[:3]}")
 
-    def empty_etcd(self):
-        self.cluster.kill("coordinator", "etcd")
-        directory = self.cluster.data_dir("coordinator", "etcd")
-        shutil.rmtree(directory)
-        os.makedirs(directory, mode=0o700)
-        self.cluster.restart("coordinator", "etcd")
-        wait_until(self.etcd_answers, 30, "etcd to answer", 0.05)
-
-    def etcd_answers(self):
-        try:
-            self.cluster.keys("config")
-            return True
-        except OSError:
-            return False
+    def empty_the_coordinator(self):
+        coordinator = self.cluster.coordinator
+        coordinator.kill()
+        coordinator.empty()
+        coordinator.restart()
+        wait_until(coordinator.answers, 30, "the coordinator to answer", 0.05)
 
     def test_emptied_under_load(self):
         cluster = self.cluster
@@ -49,8 +38,8 @@ class TestBootstrap(ClusterTest):
         before = cluster.keys("shards/")
         with Load(cluster.clients(), LIVE) as load:
             self.goes_on(load, "load on all shards")
-            self.empty_etcd()
-            wait_until(lambda: len(cluster.keys("live/")) == 3, 30, "sidecars to announce themselves to the empty etcd")
+            self.empty_the_coordinator()
+            wait_until(lambda: len(cluster.keys("live/")) == 3, 30, "sidecars to announce themselves to the empty coordinator")
             self.goes_on(load, "reads and writes with an empty coordinator")
             self.assertEqual(cluster.keys("shards/"), {})
             for arguments, words in (((), "to go on add --yes"),):
@@ -94,13 +83,13 @@ class TestBootstrap(ClusterTest):
             self.assert_none(load.read_back(cluster.client(where, alone=True), where))
 
     def test_keys_deleted_under_load(self):
-        """The same etcd, the cluster's keys deleted by somebody: no collection was meant to go."""
+        """The same coordinator, the cluster's keys deleted by somebody: no collection was meant to go."""
         cluster = self.cluster
         cluster.client().create_collection("kept", 8)
         cluster.wait_in_sync()
         with Load(cluster.clients(), "kept") as load:
             self.goes_on(load, "load on all shards")
-            cluster.delete_keys("")
+            cluster.coordinator.delete_keys("")
             self.goes_on(load, "reads and writes without keys")
             wait_until(lambda: len(cluster.keys("live/")) == 3, 30, "sidecars to announce themselves again")
             done = self.bootstrap("--yes")

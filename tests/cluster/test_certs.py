@@ -9,7 +9,7 @@ import unittest
 import urllib.error
 import urllib.request
 
-from harness import ETCD, free_ports, run, start_process, tail, wait_until
+from harness import ETCD, free_ports, only_etcd, run, start_process, tail, wait_until
 
 
 def openssl(*arguments):
@@ -137,6 +137,7 @@ class TestByOpenssl(CertsTest):
         self.assertEqual(run("certs", "show").returncode, 2)
 
 
+@only_etcd("whether it takes our certificates")
 class TestWithEtcd(CertsTest):
     def test_etcd_serves_with_them(self):
         """etcd, and with it Go's strict reading of certificates, takes our server and client certificates, nobody else's."""

@@ -25,7 +25,7 @@ class Chaos:
                 self.note(f"undo {name}")
                 undo()
                 self.hurt.discard(name)
-        {0: self.kill, 1: self.kill, 2: self.pause, 3: self.etcd}[self.dice.randrange(4)]()
+        {0: self.kill, 1: self.kill, 2: self.pause, 3: self.coordinator}[self.dice.randrange(4)]()
         time.sleep(self.dice.uniform(0.1, 1.5))
 
     def later(self, name, undo, longest_s):
@@ -52,17 +52,17 @@ class Chaos:
         self.cluster.pause(node, what)
         self.later("node", lambda: self.cluster.resume(node, what), 3)
 
-    def etcd(self):
-        if "etcd" in self.hurt:
+    def coordinator(self):
+        if "coordinator" in self.hurt:
             return
         if self.dice.randrange(2):
-            self.note("stop etcd")
-            self.cluster.pause("coordinator", "etcd")
-            self.later("etcd", lambda: self.cluster.resume("coordinator", "etcd"), 6)
+            self.note("stop the coordinator")
+            self.cluster.coordinator.pause()
+            self.later("coordinator", self.cluster.coordinator.resume, 6)
         else:
-            self.note("kill etcd")
-            self.cluster.kill("coordinator", "etcd")
-            self.later("etcd", lambda: self.cluster.restart("coordinator", "etcd"), 6)
+            self.note("kill the coordinator")
+            self.cluster.coordinator.kill()
+            self.later("coordinator", self.cluster.coordinator.restart, 6)
 
     def end(self):
         for _, undo, _ in self.due:

@@ -379,8 +379,7 @@ class TestStatus(ClusterTest):
         return done.stdout
 
     def sources(self):
-        return [("--sidecar", self.cluster.url("node-3")),
-                ("--endpoints", self.cluster.processes["coordinator", "etcd"].url)]
+        return [("--sidecar", self.cluster.url("node-3")), self.cluster.coordinator.arguments]
 
     def test_json_is_the_same_from_both_sources(self):
         seen = []

@@ -129,8 +129,7 @@ class CompressionTest(ClusterTest):
         return self.read(node).sum(name, **labels)
 
     def enable(self, algorithm, *arguments):
-        return run("cluster", "enable-compression", "--algorithm", algorithm, "--endpoints",
-                   self.cluster.processes["coordinator", "etcd"].url, *arguments)
+        return run("cluster", "enable-compression", "--algorithm", algorithm, *self.cluster.coordinator.arguments, *arguments)
 
     def switch(self, algorithm):
         done = self.enable(algorithm)

@@ -1,22 +1,20 @@
 """A cluster on Consul: data goes in and out, a primary that is killed is replaced under load, an outage of the coordinator
 goes unnoticed, and others find the nodes in the catalog."""
 import json
-import os
 import unittest
 import urllib.request
 
-from harness import BUILD, ClusterTest, clock_s, run, wait_until
+from harness import ClusterTest, Consul, clock_s, needs, run, wait_until
 from ledger import Asker, Load, Oracle
 
-CONSUL = os.path.join(BUILD, "servers", "consul", "usr", "bin", "consul")
 STATIC, LIVE = "static", "live"
 GO_ON_S = 30  # Far above what it takes; how long it really takes is measured in tests/bench.
 OUTAGE_S = 12  # Longer than sessions, leases and grants.
 
 
-@unittest.skipUnless(os.access(CONSUL, os.X_OK), "no Consul: scripts/fetch-consul.sh")
+@needs(Consul)
 class TestConsul(ClusterTest):
-    arguments = ("--backend", "consul", "--consul", CONSUL)
+    kind = Consul
 
     @classmethod
     def setUpClass(cls):
@@ -27,7 +25,7 @@ class TestConsul(ClusterTest):
         client.create_collection(LIVE, 8)
 
     def ask(self, path):
-        url = self.cluster.processes["coordinator", "etcd"].url + path
+        url = self.cluster.coordinator.url + path
         with urllib.request.urlopen(url, timeout=5) as answer:
             return json.load(answer)
 
@@ -37,8 +35,7 @@ class TestConsul(ClusterTest):
 
     def test_commands(self):
         cluster = self.cluster
-        url = cluster.processes["coordinator", "etcd"].url
-        status = run("cluster", "status", "--backend", "consul", "--endpoints", url)
+        status = run("cluster", "status", *cluster.coordinator.arguments)
         self.assertEqual(status.returncode, 0, status.stderr)
         for node in cluster.node_ids:
             self.assertIn(node, status.stdout)
@@ -93,10 +90,10 @@ class TestConsul(ClusterTest):
             self.assertEqual(before.shards[shard]["epoch"], after.shards[shard]["epoch"], f"epoch of shard {shard}")
 
     def test_outage_frozen(self):
-        self.outage(lambda: self.cluster.pause("coordinator", "etcd"), lambda: self.cluster.resume("coordinator", "etcd"))
+        self.outage(self.cluster.coordinator.pause, self.cluster.coordinator.resume)
 
     def test_outage_killed(self):
-        self.outage(lambda: self.cluster.kill("coordinator", "etcd"), lambda: self.cluster.restart("coordinator", "etcd"))
+        self.outage(self.cluster.coordinator.kill, self.cluster.coordinator.restart)
 
 
 if __name__ == "__main__":

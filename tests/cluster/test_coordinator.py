@@ -59,11 +59,11 @@ class TestCoordinator(ClusterTest):
         self.assert_none(load.check())
 
     def test_stopped(self):
-        self.outage(lambda: self.cluster.pause("coordinator", "etcd"), lambda: self.cluster.resume("coordinator", "etcd"))
+        self.outage(self.cluster.coordinator.pause, self.cluster.coordinator.resume)
         self.changes_go_on("after-stop")
 
     def test_killed(self):
-        self.outage(lambda: self.cluster.kill("coordinator", "etcd"), lambda: self.cluster.restart("coordinator", "etcd"))
+        self.outage(self.cluster.coordinator.kill, self.cluster.coordinator.restart)
         self.changes_go_on("after-kill")
 
 

@@ -39,13 +39,9 @@ class Loss(ClusterTest):
         return {i for i in ids if client.get(POINTS, i, "linearizable") is not None}
 
     def report(self):
-        done = run("cluster", "loss-report", "--json", "--endpoints", self.etcd)
+        done = run("cluster", "loss-report", "--json", *self.cluster.coordinator.arguments)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
-
-    @property
-    def etcd(self):
-        return self.cluster.processes["coordinator", "etcd"].url
 
     def in_sync(self):
         return {member["node"] for member in self.cluster.keys("shards/")["/outrigger/outrigger/shards/0"]["in_sync"]}
@@ -53,7 +49,7 @@ class Loss(ClusterTest):
 
 class TestAcceptDataLoss(Loss):
     def failover(self, *arguments):
-        return run("cluster", "failover", "--shard", "0", "--accept-data-loss", "--endpoints", self.etcd, *arguments)
+        return run("cluster", "failover", "--shard", "0", "--accept-data-loss", *self.cluster.coordinator.arguments, *arguments)
 
     def gone(self, node):
         return f"/outrigger/outrigger/live/{node}" not in self.cluster.keys("live/")
@@ -112,7 +108,7 @@ class TestAcceptDataLoss(Loss):
             self.assertEqual(listed, lost)
             self.assertEqual({entry["name"] for entry in record["entries"]}, {POINTS})
         self.assertEqual(report["not_asked"], [])
-        people = run("cluster", "loss-report", "--endpoints", self.etcd)
+        people = run("cluster", "loss-report", *self.cluster.coordinator.arguments)
         self.assertEqual(people.returncode, 0, people)
         self.assertRegex(people.stdout, rf"put {POINTS}: p100\n")
         for node in cluster.node_ids:
@@ -148,7 +144,7 @@ class TestAsync(Loss):
         self.set_mode("async", "--max-lag-entries", "500", "--max-lag", "2s")
 
     def set_mode(self, mode, *arguments):
-        done = run("cluster", "set-mode", "--mode", mode, "--endpoints", self.etcd, *arguments)
+        done = run("cluster", "set-mode", "--mode", mode, *self.cluster.coordinator.arguments, *arguments)
         self.assertEqual(done.returncode, 0, done.stderr)
         wait_until(lambda: {d["mode"] for d in self.cluster.keys("shards/").values()} == {mode}, 10, f"mode {mode}")
         return done.stdout

@@ -24,7 +24,7 @@ class TestDev(ClusterTest):
     def test_dev_json_has_what_the_design_says(self):
         value = read_json(os.path.join(self.cluster.data, "dev.json"))
         self.assertEqual(set(value), {"backend", "coordinator", "nodes"})
-        self.assertEqual(value["backend"], "etcd")
+        self.assertEqual(value["backend"], self.cluster.kind.name)
         self.assertEqual([set(c) for c in value["coordinator"]], [{"pid", "url", "start"}])
         self.assertEqual([n["id"] for n in value["nodes"]], ["node-1", "node-2", "node-3"])
         for i, node in enumerate(value["nodes"]):

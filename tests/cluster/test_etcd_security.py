@@ -10,7 +10,7 @@ import unittest
 import urllib.error
 import urllib.request
 
-from harness import (ETCD, PROGRAM, RUVECTOR, START_S, Cluster, ClusterTest, clock_s, free_ports, run, start_process,
+from harness import (ETCD, PROGRAM, RUVECTOR, START_S, Cluster, ClusterTest, clock_s, free_ports, only_etcd, run, start_process,
                      wait_until)
 from ledger import Load
 from outrigger_client import Dev, DevNode
@@ -155,6 +155,7 @@ class SecureCluster(Cluster):
         return 0
 
 
+@only_etcd("its TLS, users and roles")
 class TestEtcdSecurity(ClusterTest):
     @classmethod
     def setUpClass(cls):

@@ -102,13 +102,13 @@ class TestSigterm(HandoffTest):
         cluster = self.cluster
         node = cluster.pick_primary()
         process = cluster.processes[node, "sidecar"]
-        cluster.pause("coordinator", "etcd")
-        self.addCleanup(cluster.resume, "coordinator", "etcd")
+        cluster.coordinator.pause()
+        self.addCleanup(cluster.coordinator.resume)
         process.signal(signal.SIGTERM)
         wait_until(lambda: self.readyz(node) == (503, "stopping"), 2, "/readyz to say that it stops", 0.01)
         self.assertEqual(cluster.client(node, alone=True).request("GET", "/healthz").status, 200)
         process.ended(8)
-        cluster.resume("coordinator", "etcd")
+        cluster.coordinator.resume()
         self.goes_on(f"reads and writes without {node}")
         cluster.restart(node, "sidecar")
         self.nothing_is_wrong()
@@ -120,7 +120,7 @@ class TestCommand(HandoffTest):
 
     def test_back_and_forth(self):
         cluster = self.cluster
-        ways = [("--sidecar", cluster.url("node-1")), ("--endpoints", cluster.processes["coordinator", "etcd"].url)]
+        ways = [("--sidecar", cluster.url("node-1")), cluster.coordinator.arguments]
         for turn in range(10):
             shard = turn % cluster.shards
             before = cluster.status()
@@ -203,8 +203,8 @@ class TestCoordinatorCut(HandoffTest):
         """Its shards go to those who can; it goes on as a replica, and nobody notices."""
         cluster = self.cluster
         node = "node-2"
-        etcd = urlsplit(cluster.processes["coordinator", "etcd"].url)
-        relay = Relay(etcd.hostname, etcd.port)
+        server = urlsplit(cluster.coordinator.url)
+        relay = Relay(server.hostname, server.port)
         self.addCleanup(relay.close)
         self.through(node, relay)
         self.fill(node)
@@ -213,7 +213,7 @@ class TestCoordinatorCut(HandoffTest):
         relay.cut()
         wait_until(lambda: not self.led_by(node), GO_ON_S, f"the shards of {node} to have other primaries")
         self.goes_on(f"reads and writes with {node} cut off from the coordinator")
-        for asked, words in ((node, f"node {node} cannot use the coordinator: etcd: "), ("node-1", f"node {node} is away")):
+        for asked, words in ((node, f"node {node} cannot use the coordinator: {cluster.kind.name}: "), ("node-1", f"node {node} is away")):
             wait_until(lambda: words in run("cluster", "health", "--sidecar", cluster.url(asked)).stdout, 20,
                        f"health asked of {asked} to say: {words}")
         relay.mend()

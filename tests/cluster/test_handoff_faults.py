@@ -120,20 +120,19 @@ class TestDeaths(HandoffTest):
         """Nobody could take over: the primary keeps what it leads, and says so."""
         cluster = self.cluster
         before = cluster.status()
-        etcd = cluster.processes["coordinator", "etcd"].url
-        cluster.pause("coordinator", "etcd")
-        self.addCleanup(cluster.resume, "coordinator", "etcd")
+        cluster.coordinator.pause()
+        self.addCleanup(cluster.coordinator.resume)
         done = run("cluster", "failover", "--shard", "3", "--sidecar", cluster.url("node-1"))
         self.assertEqual(done.returncode, 1, done)
         self.assertIn(f"shard 3 stays with {before.primary(3)}: no other member is able to lead", done.stderr)
-        done = run("cluster", "failover", "--shard", "3", "--endpoints", etcd)
+        done = run("cluster", "failover", "--shard", "3", *cluster.coordinator.arguments)
         self.assertEqual(done.returncode, 1, done)
         self.assertIn("without the coordinator ask a sidecar (--sidecar URL)", done.stderr)
         wait_until(lambda: "node node-1 cannot use the coordinator" in
                    run("cluster", "health", "--sidecar", cluster.url("node-1")).stdout, 10, "health to name it")
         self.goes_on("reads and writes without the coordinator")
-        cluster.resume("coordinator", "etcd")
-        wait_until(lambda: run("cluster", "health", "--endpoints", etcd).returncode == 0, 20, "health")
+        cluster.coordinator.resume()
+        wait_until(lambda: run("cluster", "health", *cluster.coordinator.arguments).returncode == 0, 20, "health")
         after = cluster.wait_in_sync()
         self.assertEqual(after.shards[3]["epoch"], before.shards[3]["epoch"])
         self.nothing_is_wrong()

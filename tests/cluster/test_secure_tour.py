@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import PROGRAM, ROOT, free_ports
+from harness import PROGRAM, ROOT, free_ports, only_etcd
 
 PROLOGUE = "set -e -o pipefail\ntrap 'kill $(jobs -p); wait' EXIT\n"
 PORTS = (*(f"{kind}{i}" for kind in (741, 742, 743) for i in (1, 2, 3)), "2479", "2480")
@@ -18,6 +18,7 @@ def blocks():
         return re.findall(r"<!-- secure tour -->\n```sh\n(.*?)```", file.read(), re.DOTALL)
 
 
+@only_etcd("the tour sets up its TLS and users")
 class TestSecureTour(unittest.TestCase):
     def setUp(self):
         self.directory = tempfile.mkdtemp(prefix="outrigger-test-")

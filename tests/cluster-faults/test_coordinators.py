@@ -1,9 +1,7 @@
-"""Faults of etcd itself, and of nodes while it is away."""
-import json
+"""Faults of the coordinator itself, and of nodes while it is away."""
 import unittest
-import urllib.request
 
-from net_cluster import ETCD_PORT, GO_ON_S, LONG, NetTest, clock_s, wait_until
+from net_cluster import GO_ON_S, LONG, NetTest, clock_s, wait_until
 from workload import COLLECTION, point_of
 
 OUTAGE_S = 60 if LONG else 8  # Longer than sessions, leases and grants.
@@ -11,24 +9,15 @@ PUT, GET = f"/collections/{COLLECTION}/points", f"/collections/{COLLECTION}/poin
 
 
 class TestThreeMembers(NetTest):
-    etcds = 3
+    coordinators = 3
 
     def leader(self):
-        for name in self.cluster.etcd_names:
-            request = urllib.request.Request(f"http://{self.cluster.places[name].address}:{ETCD_PORT}/v3/maintenance/status", b"{}")
-            try:
-                with urllib.request.urlopen(request, timeout=2) as answer:
-                    value = json.load(answer)
-            except OSError:
-                continue
-            if value.get("leader") == value["header"]["member_id"]:
-                return name
-        return None
+        return self.cluster.coordinator_leader()
 
     def back(self, *names):
         for name in names:
-            self.cluster.restart(name, "etcd")
-        wait_until(lambda: all(self.cluster._etcd_says(name) for name in self.cluster.etcd_names), GO_ON_S, "etcd")
+            self.cluster.coordinator.restart(name)
+        self.cluster.wait_coordinators()
 
     def same_epochs(self, before):
         after = self.cluster.wait_in_sync()
@@ -39,13 +28,13 @@ class TestThreeMembers(NetTest):
         cluster = self.cluster
         before = cluster.wait_in_sync()
         load = self.begin_load()
-        leader = wait_until(self.leader, GO_ON_S, "a leader of etcd")
-        cluster.kill(leader, "etcd")
-        wait_until(lambda: self.leader() not in (None, leader), GO_ON_S, "another leader of etcd")
-        self.goes_on(load, "reads and writes without etcd's old leader", each=20)
+        leader = wait_until(self.leader, GO_ON_S, "a leader of the coordinator")
+        cluster.coordinator.kill(leader)
+        wait_until(lambda: self.leader() not in (None, leader), GO_ON_S, "another leader of the coordinator")
+        self.goes_on(load, "reads and writes without the coordinator's old leader", each=20)
         cluster.client(deadline_s=20).create_collection(f"after-{leader}", 4)  # Changes go on, too.
         self.back(leader)
-        self.checked(load, "etcd's leader killed")
+        self.checked(load, "the coordinator's leader killed")
         self.assert_none(load.failed)
         self.same_epochs(before)
 
@@ -53,22 +42,22 @@ class TestThreeMembers(NetTest):
         cluster = self.cluster
         before = cluster.wait_in_sync()
         load = self.begin_load()
-        leader = wait_until(self.leader, GO_ON_S, "a leader of etcd")
-        lost = [leader, next(name for name in cluster.etcd_names if name != leader)]
+        leader = wait_until(self.leader, GO_ON_S, "a leader of the coordinator")
+        lost = [leader, next(name for name in cluster.coordinator_names if name != leader)]
         for name in lost:
-            cluster.kill(name, "etcd")
+            cluster.coordinator.kill(name)
         gone = clock_s()
         # Not a wait for something, but how long the outage is to last.
         while clock_s() < gone + OUTAGE_S:
-            self.goes_on(load, f"reads and writes {clock_s() - gone:.1f} s after etcd lost its quorum", each=1)
+            self.goes_on(load, f"reads and writes {clock_s() - gone:.1f} s after the coordinator lost its quorum", each=1)
         self.back(*lost)
-        self.checked(load, f"etcd without a quorum for {OUTAGE_S} s")
+        self.checked(load, f"the coordinator without a quorum for {OUTAGE_S} s")
         self.assert_none(load.failed)
         self.same_epochs(before)
 
 
 class TestDeathMeanwhile(NetTest):
-    """etcd is wholly down, and a node dies."""
+    """The coordinator is wholly down, and a node dies."""
 
     def in_all_sets(self, nodes):
         """These nodes, and no others."""
@@ -82,18 +71,18 @@ class TestDeathMeanwhile(NetTest):
         load = self.begin_load(cluster.others(node))
         cluster.net.cut(cluster.at(node), cluster.at(*cluster.others(node)))
         wait_until(lambda: self.in_all_sets(cluster.others(node)), GO_ON_S, f"the in-sync sets to be those without {node}")
-        cluster.kill("coordinator", "etcd")
-        self.goes_on(load, "reads and writes without etcd")
+        cluster.coordinator.kill()
+        self.goes_on(load, "reads and writes without the coordinator")
         cluster.kill(node, "sidecar", "engine")
-        self.goes_on(load, f"reads and writes without etcd and {node}", each=20)
+        self.goes_on(load, f"reads and writes without the coordinator and {node}", each=20)
         cluster.net.mend()
         cluster.restart(node, "engine", "sidecar")
-        cluster.restart("coordinator", "etcd")
-        self.checked(load, "a node that was not in sync died while etcd was away")
+        cluster.coordinator.restart()
+        self.checked(load, "a node that was not in sync died while the coordinator was away")
         self.assert_none(load.failed)
 
     def test_of_one_in_sync(self):
-        """Writes stop with words that say why, and so do linearizable reads; eventual reads go on. All goes on when etcd is
+        """Writes stop with words that say why, and so do linearizable reads; eventual reads go on. All goes on when it is
         back, though the node is not."""
         cluster = self.cluster
         cluster.wait_in_sync()
@@ -106,8 +95,8 @@ class TestDeathMeanwhile(NetTest):
             answer = cluster.client(other).put(COLLECTION, [point_of(f"stored-{key}", 1)])
             stored[f"stored-{key}"] = answer.positions[0][0]
         cluster.wait_level()
-        cluster.kill("coordinator", "etcd")
-        self.goes_on(load, "reads and writes without etcd")
+        cluster.coordinator.kill()
+        self.goes_on(load, "reads and writes without the coordinator")
         cluster.kill(node, "sidecar", "engine")
         key_of = {shard: key for key, shard in stored.items()}
         self.assertEqual(len(key_of), cluster.shards)
@@ -119,10 +108,10 @@ class TestDeathMeanwhile(NetTest):
             self.assertGreater(len(value["error"]["message"]), 20, value)
             status, value = cluster.ask(other, "GET", GET + key + "?consistency=eventual")
             self.assertEqual((status, value["metadata"]["value"]), (200, 1), value)
-        cluster.restart("coordinator", "etcd")
-        self.goes_on(load, f"reads and writes with etcd again, without {node}", each=20)
+        cluster.coordinator.restart()
+        self.goes_on(load, f"reads and writes with the coordinator again, without {node}", each=20)
         cluster.restart(node, "engine", "sidecar")
-        self.checked(load, f"an in-sync node died while etcd was away ({len(led)} shards led there, {len(mine)} asked)")
+        self.checked(load, f"an in-sync node died while the coordinator was away ({len(led)} shards led there, {len(mine)} asked)")
 
 
 class TestTwoOfThreeLost(NetTest):
