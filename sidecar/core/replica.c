@@ -384,6 +384,7 @@ static void on_msg(struct replica *r, const struct replica_event *ev, struct rep
 static void on_peer(struct replica *r, const struct replica_event *ev)
 {
     struct replica_link *link = NULL;
+    bool another;
 
     for (size_t i = 0; i < r->links_count; i++) {
         if (r->links[i].node == ev->peer.node) {
@@ -394,13 +395,14 @@ static void on_peer(struct replica *r, const struct replica_event *ev)
         link = &r->links[r->links_count++]; /* reserved by the step */
         link->node = ev->peer.node;
     }
+    another = ev->peer.state == REPLICA_PEER_UP && link->incarnation != ev->peer.incarnation;
     link->state = ev->peer.state;
     link->since_ms = r->now_ms;
     link->contradicted = false;
     if (ev->peer.state != REPLICA_PEER_DOWN) {
         link->incarnation = ev->peer.incarnation;
     }
-    lead_on_link(r, link);
+    lead_on_link(r, link, another);
 }
 
 static void on_log_failed(struct replica *r, struct replica_actions *out)

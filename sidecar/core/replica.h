@@ -545,7 +545,8 @@ struct replica_status {
     otr_node primary; /* whom we follow; OTR_NODE_NONE while unknown */
     struct otr_position last;
     uint64_t durable_index, committed_index, answered_index;
-    uint64_t fresh_ms; /* since when (CLOCK_BOOTTIME) our committed prefix is known to be current; primaries: now */
+    uint64_t fresh_ms; /* then (CLOCK_BOOTTIME) our committed prefix was current, as far as known; primaries: when the
+                        * oldest of the grants was asked for that it needs */
     const struct descriptor *descriptor; /* newest known, NULL: none; lent until the next step */
     uint64_t descriptor_revision;
     struct {

@@ -326,7 +326,8 @@ void lead_on_ack(struct replica *r, otr_node from, const struct replica_msg *msg
 void lead_on_refuse(struct replica *r, otr_node from, const struct replica_msg *msg, struct replica_actions *out);
 void lead_on_grant(struct replica *r, otr_node from, const struct replica_msg *msg);
 void lead_on_sent(struct replica *r, const struct replica_event *ev);
-void lead_on_link(struct replica *r, const struct replica_link *link);
+/* another: it is up, and another process than before. */
+void lead_on_link(struct replica *r, const struct replica_link *link, bool another);
 void lead_on_seed_sent(struct replica *r, const struct replica_event *ev);
 void lead_progress(struct replica *r, struct replica_actions *out);
 /* Begins the epoch: every peer from scratch, then the epoch-start entry. */
@@ -339,6 +340,8 @@ bool lead_async(const struct replica *r);
 uint64_t lead_held(struct replica *r, const struct descriptor *d);
 /* So old is what this member lacks, ms. */
 uint64_t lead_lag_ms(const struct replica *r, const struct replica_peer *p);
+/* By then our reign was not over: no member that counts had stopped granting it. */
+uint64_t lead_fresh_ms(const struct replica *r, uint64_t now_ms);
 /* Commit and grants need this peer (A4). */
 bool lead_counted(const struct replica *r, const struct replica_peer *p);
 

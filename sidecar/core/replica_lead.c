@@ -164,6 +164,41 @@ bool replica_read_confirmed(const struct replica *r, const struct descriptor *sh
            shown->incarnation == r->config.incarnation;
 }
 
+static uint64_t member_fresh_ms(const struct replica *r, const struct member *m, uint64_t now_ms)
+{
+    if (m->node == r->config.self) {
+        return now_ms;
+    }
+    for (uint32_t i = 0; i < r->peers_count; i++) {
+        const struct replica_peer *p = &r->peers[i];
+
+        if (p->node == m->node) {
+            return p->granted && p->grant_log_id == m->log_id ? p->grant_sent_ms : 0;
+        }
+    }
+    return 0;
+}
+
+uint64_t lead_fresh_ms(const struct replica *r, uint64_t now_ms)
+{
+    uint64_t ms = now_ms;
+
+    for (uint32_t i = 0; i < r->descriptor.in_sync_count; i++) {
+        ms = min_u64(ms, member_fresh_ms(r, &r->descriptor.in_sync[i], now_ms));
+    }
+    for (uint32_t i = 0; set_changing(r) && i < r->change.descriptor.in_sync_count; i++) {
+        ms = min_u64(ms, member_fresh_ms(r, &r->change.descriptor.in_sync[i], now_ms));
+    }
+    for (uint32_t i = 0; i < r->peers_count; i++) {
+        const struct replica_peer *p = &r->peers[i];
+
+        if (p->joining) {
+            ms = min_u64(ms, member_fresh_ms(r, &(struct member){p->node, p->log_id}, now_ms));
+        }
+    }
+    return ms;
+}
+
 /* --- what peers tell ---------------------------------------------------------------------------------------------- */
 
 static struct replica_peer *speaker(struct replica *r, otr_node from, uint64_t epoch)
@@ -280,7 +315,7 @@ void lead_on_grant(struct replica *r, otr_node from, const struct replica_msg *m
     }
 }
 
-void lead_on_link(struct replica *r, const struct replica_link *link)
+void lead_on_link(struct replica *r, const struct replica_link *link, bool another)
 {
     struct replica_peer *p = replica_peer_find(r, link->node);
 
@@ -288,6 +323,13 @@ void lead_on_link(struct replica *r, const struct replica_link *link)
         return;
     }
     p->answered = false;
+    if (another) {
+        /* E3, J2: what its former process acknowledged counts again when this one did. Its disk may be another one, or
+         * an older copy under the same log id, or recovery cut what it took for a torn tail. */
+        p->log_id = 0;
+        p->acked = 0;
+        p->joining = false;
+    }
     if (link->state == REPLICA_PEER_UP && link->incarnation != p->leaving) {
         p->leaving = 0; /* another process */
     }

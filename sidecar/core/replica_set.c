@@ -149,6 +149,7 @@ static bool set_wanted(struct replica *r, struct descriptor *d)
 
 void set_progress(struct replica *r, struct replica_actions *out)
 {
+    struct otr_position position;
     struct descriptor d;
 
     if (!replica_leads(r)) {
@@ -163,8 +164,9 @@ void set_progress(struct replica *r, struct replica_actions *out)
     assert(r->descriptor.epoch == r->epoch);
     if (set_wanted(r, &d)) {
         d.version++;
-        if (r->committed_index > 0) { /* D1, E4 */
-            d.position = replica_position(r, d.mode == REPLICA_ASYNC ? lead_held(r, &d) : r->committed_index);
+        position = replica_position(r, d.mode == REPLICA_ASYNC ? lead_held(r, &d) : r->committed_index);
+        if (otr_position_compare(position, d.position) > 0) { /* D1, E4: who takes over may not know as much yet */
+            d.position = position;
         }
         change_start(r, REPLICA_CHANGE_SET, &d, out);
         return;

@@ -79,7 +79,7 @@ void replica_status(const struct replica *r, uint64_t now_ms, struct replica_sta
         .durable_index = r->durable_index,
         .committed_index = r->committed_index,
         .answered_index = r->answered_index,
-        .fresh_ms = r->role == REPLICA_PRIMARY ? now_ms : r->fresh_ms,
+        .fresh_ms = r->role == REPLICA_PRIMARY ? lead_fresh_ms(r, now_ms) : r->fresh_ms,
         .descriptor = r->descriptor_known ? &r->descriptor : NULL,
         .descriptor_revision = r->descriptor_revision,
         .peers_count = 0,

@@ -570,3 +570,134 @@ Test(replica_lead, an_older_generation_is_not_obeyed)
     cr_assert(eq(int, status(&f).role, REPLICA_PRIMARY));
     fixture_close(&f);
 }
+
+static void refuse_gap(struct fixture *f, otr_node from, uint64_t index)
+{
+    struct replica_msg msg = {.type = REPLICA_MSG_REFUSE, .epoch = 1, .generation = 1};
+
+    msg.refuse.log_id = 100 * from + 1;
+    msg.refuse.reason = REPLICA_REFUSE_GAP;
+    msg.refuse.position = (struct otr_position){.epoch = 1, .index = index};
+    msg.refuse.promised = 1;
+    step(f, (struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = from, .msg = &msg}});
+}
+
+static void step_taken(struct fixture *f, uint64_t token, uint64_t last)
+{
+    step(f, (struct replica_event){.type = REPLICA_EV_SENT, .sent = {.to = 3, .token = token, .last_index = last}});
+}
+
+/* The append that the last step sent to node 3, its predecessor and its end; taken at once. */
+static void expect_append(struct fixture *f, uint64_t prev, uint64_t last)
+{
+    for (size_t i = 0; i < actions(f, REPLICA_DO_SEND_APPEND); i++) {
+        const struct replica_action *a = action(f, REPLICA_DO_SEND_APPEND, i);
+
+        if (a->send.to == 3) {
+            cr_assert(eq(u64, a->send.msg.append.prev.index, prev));
+            cr_assert(eq(u64, a->send.msg.append.last_index, last));
+            step_taken(f, a->send.token, last);
+            return;
+        }
+    }
+    cr_assert(false, "an append to node 3");
+}
+
+/* PROTOCOL E3, J2: a process that died acknowledged entries 1 to 5; the next one comes with an older copy of the disk,
+ * under the same log id (a restored snapshot, a last batch that was taken for torn). It is neither believed to hold
+ * them nor asked for ever to go on behind them. */
+Test(replica_lead, what_a_former_process_acknowledged_counts_no_more)
+{
+    struct fixture f = fixture_primary(3);
+
+    for (uint64_t t = 1; t < 20; t++) { /* whatever was under way */
+        step_taken(&f, t, 1);
+    }
+    for (uint8_t i = 1; i <= 4; i++) {
+        step_write(&f, i);
+    }
+    step_synced(&f, 5);
+    step_ack(&f, 2, 1, 5);
+    step_ack(&f, 3, 1, 5);
+    cr_assert(eq(u64, status(&f).committed_index, 5));
+    for (uint64_t t = 1; t < 40; t++) {
+        step_taken(&f, t, 5);
+    }
+    step_peer(&f, 3, REPLICA_PEER_DEAD, 31);
+    step_txn_done(&f, 0);
+    cr_assert(eq(u32, f.d.in_sync_count, 2));
+    step_peer(&f, 3, REPLICA_PEER_UP, 32);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0), "it has said nothing yet");
+    expect_append(&f, 5, 5);
+    refuse_gap(&f, 3, 2);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0), "it lacks what is committed");
+    expect_append(&f, 2, 2);
+    step_ack(&f, 3, 1, 2);
+    expect_append(&f, 2, 5);
+    step_ack(&f, 3, 1, 5);
+    cr_assert(eq(u32, action(&f, REPLICA_DO_TXN, 0)->txn.descriptor.in_sync_count, 3));
+    fixture_close(&f);
+}
+
+/* The same of a member that stays in the set, which would fall below min_in_sync without it: nothing commits before it
+ * has spoken. */
+Test(replica_lead, a_member_started_anew_acknowledges_anew)
+{
+    struct fixture f = fixture_primary(2);
+
+    step_ack(&f, 2, 1, 1);
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    step_peer(&f, 2, REPLICA_PEER_UP, 22);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+    step_write(&f, 1);
+    step_synced(&f, 2);
+    cr_assert(eq(u64, status(&f).peers[0].acked_index, 0));
+    cr_assert(eq(u64, status(&f).committed_index, 1));
+    step_ack(&f, 2, 1, 2);
+    cr_assert(eq(u64, status(&f).committed_index, 2));
+    fixture_close(&f);
+}
+
+/* PROTOCOL D1, E4: the recorded position never falls, although who takes over knows of less than was committed. */
+Test(replica_lead, the_recorded_position_does_not_fall)
+{
+    struct fixture f = fixture_follower(5);
+
+    f.d.position = (struct otr_position){.epoch = 1, .index = 5};
+    step_append(&f, 2, 1, (struct otr_position){1, 5}, 3, NULL);
+    cr_assert(eq(u64, status(&f).committed_index, 3));
+    f.d.version++;
+    f.d.epoch = 2;
+    f.d.primary = NODE_SELF;
+    f.d.incarnation = INCARNATION_SELF;
+    f.d.in_sync[1] = f.d.in_sync[2];
+    f.d.in_sync_count = 2;
+    f.d.min_in_sync = 1;
+    step_lease(&f, true, NODE_SELF, INCARNATION_SELF); /* it won */
+    step_descriptor(&f);
+    cr_assert(eq(int, status(&f).role, REPLICA_TAKEOVER));
+    step_peer(&f, 3, REPLICA_PEER_DEAD, 31);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 1));
+    cr_assert(eq(u32, action(&f, REPLICA_DO_TXN, 0)->txn.descriptor.in_sync_count, 1));
+    cr_assert(eq(u64, action(&f, REPLICA_DO_TXN, 0)->txn.descriptor.position.index, 5));
+    fixture_close(&f);
+}
+
+/* A primary that nobody grants anything may have been replaced: what it shows is as old as its grants. */
+Test(replica_lead, a_primary_is_as_fresh_as_its_grants)
+{
+    struct fixture f = fixture_primary(2);
+    uint64_t asked_ms = f.now_ms;
+
+    step_grant(&f, 2, asked_ms);
+    cr_assert(eq(u64, status(&f).fresh_ms, asked_ms));
+    f.now_ms += 300;
+    cr_assert(eq(u64, status(&f).fresh_ms, asked_ms));
+    step_grant(&f, 2, f.now_ms - 10);
+    cr_assert(eq(u64, status(&f).fresh_ms, f.now_ms - 10));
+    fixture_close(&f);
+    f = fixture_primary(1);
+    f.now_ms += 5000;
+    cr_assert(eq(u64, status(&f).fresh_ms, f.now_ms), "nobody else may be elected");
+    fixture_close(&f);
+}
