@@ -243,13 +243,8 @@ void door_close(struct door *d)
 
 /* --- whom to ask -------------------------------------------------------------------------------------------------- */
 
-void door_tried_add(struct door_tried *tried, otr_node node)
-{
-    if (tried->count < sizeof tried->nodes / sizeof tried->nodes[0]) {
-        tried->nodes[tried->count++] = node;
-    }
-}
-
+/* When there is no room to note another one, all count as tried: the round ends, and the next one begins from the
+ * start. Otherwise one that cannot be noted and fails at once would be asked for ever. */
 static bool was_tried(const struct door_tried *tried, otr_node node)
 {
     for (uint32_t i = 0; i < tried->count; i++) {
@@ -257,7 +252,14 @@ static bool was_tried(const struct door_tried *tried, otr_node node)
             return true;
         }
     }
-    return false;
+    return tried->count == DOOR_TRIED_MAX;
+}
+
+void door_tried_add(struct door_tried *tried, otr_node node)
+{
+    if (!was_tried(tried, node)) {
+        tried->nodes[tried->count++] = node;
+    }
 }
 
 bool door_open_has(const struct door_open *open, otr_node node)

@@ -23,6 +23,7 @@ enum {
     DOOR_NOTFOUND_MS = 1000, /* a collection that we know and the other end does not yet: news travels */
     DOOR_HEDGE_MS = 1000,    /* a read without answer is asked of one more replica */
     DOOR_OPEN_MAX = 4,       /* attempts of one part at the same time */
+    DOOR_TRIED_MAX = OTR_REPLICAS_MAX + 2,
     DOOR_MESSAGE_MAX = 160,
 };
 
@@ -70,14 +71,14 @@ uint32_t door_op_left_ms(const struct door_op *op, uint64_t now_ms);
 
 /* Nodes already asked for a part, in this round. */
 struct door_tried {
-    otr_node nodes[OTR_REPLICAS_MAX + 2];
+    otr_node nodes[DOOR_TRIED_MAX];
     uint32_t count;
 };
 /* Whom to ask next: for linearizable reads the primary; else this node's own in-sync replica, the primary, then other
  * in-sync replicas that are connected (primary_first: the primary before this node). OTR_NODE_NONE: nobody (left). */
 otr_node door_read_target(struct node *n, otr_shard shard, enum node_consistency c, bool primary_first,
                           const struct door_tried *tried);
-void door_tried_add(struct door_tried *tried, otr_node node);
+void door_tried_add(struct door_tried *tried, otr_node node); /* again: no effect */
 
 /* Nodes whose answer for a part is still to come. One that never comes (a frozen process) must not keep others from
  * being asked, however often those fail at first: a new primary refuses until it has taken over. */

@@ -235,6 +235,53 @@ class TestMetrics(ClusterTest):
         self.settle()
         self.assertEqual(self.read(node).sum("engine_up"), 1)
 
+    # --- lags -------------------------------------------------------------------------------------------------------------
+
+    def lags(self, node, name, **labels):
+        """[[value of each shard], [its seconds]]"""
+        metrics = self.read(node)
+        return [list(metrics.all(f"{name}_{unit}", **labels).values()) for unit in ("entries", "seconds")]
+
+    def test_a_stopped_replica_lags_behind_its_primary(self):
+        cluster = self.cluster
+        before = self.settle()
+        primary = cluster.pick_primary()
+        follower = next(n for n in cluster.node_ids if n != primary)
+        led = before.led_by(primary)
+
+        def lags(shard):
+            return [value for values in self.lags(primary, "replica_lag", peer=follower, shard=str(shard))
+                    for value in values]
+
+        self.assertEqual([lags(shard) for shard in led], [[0, 0]] * len(led))
+        cluster.pause(follower, "sidecar")
+        try:
+            cluster.client(primary).put(NAME, [{"id": f"missed-{i}", "vector": vector(i)} for i in range(POINTS)])
+            wait_until(lambda: all(min(lags(shard), default=0) > 0 for shard in led), 20, f"{follower} to lag")
+            first = [lags(shard)[1] for shard in led]
+            wait_until(lambda: all(lags(shard)[1] > age for shard, age in zip(led, first)), 20, "the lags to grow older")
+        finally:
+            cluster.resume(follower, "sidecar")
+        self.settle()
+        wait_until(lambda: all(not any(values) for node in cluster.node_ids for values in self.lags(node, "replica_lag")),
+                   20, "no replica to lag")
+
+    def test_a_stopped_engine_lags_behind_the_log(self):
+        cluster = self.cluster
+        self.settle()
+        node = cluster.node_ids[-1]
+        self.assertEqual(self.lags(node, "shard_engine_lag"), [[0] * cluster.shards] * 2)
+        cluster.pause(node, "engine")
+        try:
+            cluster.client().put(NAME, [{"id": f"unfed-{i}", "vector": vector(i)} for i in range(POINTS)])
+            wait_until(lambda: all(min(values) > 0 for values in self.lags(node, "shard_engine_lag")), 20,
+                       f"the engine of {node} to lag")
+        finally:
+            cluster.resume(node, "engine")
+        self.settle()
+        wait_until(lambda: self.lags(node, "shard_engine_lag") == [[0] * cluster.shards] * 2, 20,
+                   f"the engine of {node} to be level")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -647,6 +647,31 @@ Test(door, a_get_follows_a_failover)
     run_for(&f.loop, 10);
 }
 
+/* A primary that hangs, a second one that refuses again and again meanwhile, and then a third one that cannot be reached:
+ * it is asked once a look, not for ever within one. */
+Test(door, a_get_survives_many_refusals_and_a_primary_out_of_reach)
+{
+    put(1, 1000);
+    fake_plan(f.w, 2, 1, FAKE_HANG, 0);
+    start_get(1, NODE_LINEARIZABLE, 20000);
+    run_for(&f.loop, 10);
+    fake_plan_always(f.w, 1, 1, FAKE_REFUSE, OTR_NOTPRIMARY);
+    fake_primary(f.w, 1, 1);
+    for (unsigned before = fake_gets(f.w); fake_gets(f.w) < before + 12;) {
+        fake_change(f.w);
+        run_for(&f.loop, 5);
+    }
+    fake_link_up(f.w, 3, false);
+    fake_primary(f.w, 1, 3);
+    fake_release(f.w, OTR_UNAVAIL); /* The first one ends: now nobody is being asked. */
+    run_for(&f.loop, 50);
+    cr_assert(not(f.done));
+    fake_link_up(f.w, 3, true);
+    wait_done();
+    cr_assert(eq(int, f.status, 0));
+    cr_assert(f.found);
+}
+
 Test(door, a_bounded_get_hedges_a_replica_that_hangs)
 {
     put(1, 1000);
