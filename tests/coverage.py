@@ -37,6 +37,7 @@ EXTRA = [
     "sidecar/io/metrics.c",  # Prometheus's format, the way out
     "sidecar/cli/credentials.c",  # tokens that users write
     "sidecar/peer/stream.c",  # the headers of a call
+    "sidecar/peer/public.c",  # requests of anybody
     "sidecar/io/endpoints.c",
     "engines/ruvector/ruvector_health.c",
 ]

@@ -647,8 +647,8 @@ Test(door, a_get_follows_a_failover)
     run_for(&f.loop, 10);
 }
 
-/* A primary that hangs, a second one that refuses again and again meanwhile, and then a third one that cannot be reached:
- * it is asked once a look, not for ever within one. */
+/* A primary that hangs, a second one that refuses again and again meanwhile, and then a third one that cannot be
+ * reached: it is asked once a look, not for ever within one. */
 Test(door, a_get_survives_many_refusals_and_a_primary_out_of_reach)
 {
     put(1, 1000);
