@@ -90,6 +90,7 @@ bool rest_admit(struct rest_request *r, rest_step handler)
     }
     r->admission = &r->api->admissions[kind];
     r->ticket.room = r->admission;
+    r->ticket.room_bytes = r->admission_bytes;
     return true;
 }
 

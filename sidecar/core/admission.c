@@ -86,11 +86,18 @@ enum admission_verdict admission_begin(struct admission *a, uint64_t bytes, uint
     return ADMISSION_OK;
 }
 
-bool admission_share(struct admission *a, uint32_t own)
+/* Without products: there may be no bound. */
+static bool within_share(uint64_t own, uint64_t max, uint64_t under_way, uint64_t always)
 {
-    uint32_t free = a->limit > a->count ? a->limit - a->count : 0;
+    uint64_t free = max > under_way ? max - under_way : 0;
 
-    if (own < (uint64_t)free * ADMISSION_SHARE_TIMES + ADMISSION_SHARE_MIN) {
+    return own < always || (own - always) / ADMISSION_SHARE_TIMES < free;
+}
+
+bool admission_share(struct admission *a, uint32_t own, uint64_t own_bytes)
+{
+    if (within_share(own, a->limit, a->count, ADMISSION_SHARE_MIN) &&
+        within_share(own_bytes, a->limits.bytes_max, a->bytes, ADMISSION_SHARE_BYTES_MIN)) {
         return true;
     }
     a->refused[ADMISSION_SHARE]++;

@@ -17,7 +17,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { ADMISSION_WINDOW_MS = 100, ADMISSION_SHARE_TIMES = 3, ADMISSION_SHARE_MIN = 16 };
+enum {
+    ADMISSION_WINDOW_MS = 100,
+    ADMISSION_SHARE_TIMES = 3,
+    ADMISSION_SHARE_MIN = 16,
+    ADMISSION_SHARE_BYTES_MIN = 1 << 20
+};
 
 enum admission_verdict {
     ADMISSION_OK = 0,
@@ -55,10 +60,11 @@ void admission_init(struct admission *a, const struct admission_limits *limits, 
 enum admission_verdict admission_ask(struct admission *a, uint64_t bytes, uint64_t now_ms);
 /* ADMISSION_OK: it is under way until admission_end, with the same bytes. Else counted as refused. */
 enum admission_verdict admission_begin(struct admission *a, uint64_t bytes, uint64_t now_ms);
-/* Several share the room: shards, one of which may stand still. Whether one of them with `own` requests under way may
- * have one more (which is under way already): it may have three times what is free, and ADMISSION_SHARE_MIN always; so
- * one alone leaves a quarter of the room to the others. False: counted as refused, to be ended. */
-bool admission_share(struct admission *a, uint32_t own);
+/* Several share the room: shards, one of which may stand still. Whether one of them with `own` requests of `own_bytes`
+ * under way may have one more (which is under way already): of either it may have three times what is free, and
+ * ADMISSION_SHARE_MIN always; so one alone leaves a quarter of the room to the others. False: counted as refused, to be
+ * ended. */
+bool admission_share(struct admission *a, uint32_t own, uint64_t own_bytes);
 void admission_end(struct admission *a, uint64_t bytes);
 /* It was answered this long after it had come. Not told of what failed, or waited for another reason than load. */
 void admission_sample(struct admission *a, uint64_t delay_ms, uint64_t now_ms);

@@ -34,17 +34,19 @@ int admit_begin(struct shard *s, enum node_operation op, size_t bytes)
     if (admission_begin(a, bytes, clock_now_ms()) != ADMISSION_OK) {
         return OTR_BUSY;
     }
-    if (!admission_share(a, s->under_way[op])) {
+    if (!admission_share(a, s->under_way[op], s->bytes_under_way[op])) {
         admission_end(a, bytes);
         return OTR_BUSY;
     }
     s->under_way[op]++;
+    s->bytes_under_way[op] += bytes;
     return 0;
 }
 
 void admit_end(struct shard *s, enum node_operation op, size_t bytes)
 {
     s->under_way[op]--;
+    s->bytes_under_way[op] -= bytes;
     admission_end(&s->node->admissions[op], bytes);
 }
 

@@ -15,7 +15,10 @@ struct door {
     struct node_wait wait;
     bool waiting; /* `wait` is with the node */
     /* Operations under way by shard; shards of one place share a fate. */
-    uint32_t under_way[NODE_OPS][SHARES];
+    struct under_way {
+        uint32_t count;
+        uint64_t bytes;
+    } under_way[NODE_OPS][SHARES];
 };
 
 /* --- operations --------------------------------------------------------------------------------------------------- */
@@ -37,21 +40,34 @@ static void op_free(struct door_op *op)
     arena_close(&arena);
 }
 
-bool door_op_share(struct door_op *op, const otr_shard *shards, size_t count)
+bool door_op_share(struct door_op *op, const struct door_share *shares, size_t count)
 {
-    uint32_t *under_way = op->door->under_way[op->kind->operation];
+    struct under_way *under_way = op->door->under_way[op->kind->operation];
 
     for (size_t i = 0; op->ticket != NULL && op->ticket->room != NULL && i < count; i++) {
-        if (!admission_share(op->ticket->room, under_way[shards[i] % SHARES])) {
+        const struct under_way *u = &under_way[shares[i].shard % SHARES];
+
+        if (!admission_share(op->ticket->room, u->count, u->bytes)) {
             return false;
         }
     }
     for (size_t i = 0; i < count; i++) {
-        under_way[shards[i] % SHARES]++;
+        under_way[shares[i].shard % SHARES].count++;
+        under_way[shares[i].shard % SHARES].bytes += shares[i].bytes;
     }
-    op->shards = shards;
-    op->shards_count = count;
+    op->shares = shares;
+    op->shares_count = count;
     return true;
+}
+
+static void share_end(struct door_op *op)
+{
+    for (size_t i = 0; i < op->shares_count; i++) {
+        struct under_way *u = &op->door->under_way[op->kind->operation][op->shares[i].shard % SHARES];
+
+        u->count--;
+        u->bytes -= op->shares[i].bytes;
+    }
 }
 
 static void op_finish(struct door_op *op, int status)
@@ -60,9 +76,7 @@ static void op_finish(struct door_op *op, int status)
 
     assert(!op->ended);
     op->ended = true;
-    for (size_t i = 0; i < op->shards_count; i++) {
-        d->under_way[op->kind->operation][op->shards[i] % SHARES]--;
-    }
+    share_end(op);
     if (op->ticket != NULL) {
         op->ticket->op = NULL;
     }

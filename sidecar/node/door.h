@@ -19,6 +19,7 @@ void door_close(struct door *d);
 struct door_ticket {
     struct door_op *op;     /* for door_cancel */
     struct admission *room; /* where the caller counts it: no shard gets more than its share (OTR_BUSY); NULL: any */
+    uint64_t room_bytes;    /* counted there */
 };
 /* Nobody waits for it any more: it ends soon, as if its time were over. */
 void door_cancel(struct door_ticket *ticket);

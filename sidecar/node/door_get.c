@@ -19,6 +19,7 @@ struct get_op {
     void *data;
     struct otr_point id; /* a copy, for attempts that outlive the operation */
     otr_shard shard;
+    struct door_share share;
     bool routed;
     struct door_tried tried;
     struct door_open open;
@@ -224,7 +225,8 @@ static void get_look(struct door_op *op, uint64_t now_ms)
             get_failed(o, OTR_UNAVAIL, "the cluster's shards are not known here yet");
             return;
         }
-        if (!door_op_share(op, &o->shard, 1)) {
+        o->share.shard = o->shard;
+        if (!door_op_share(op, &o->share, 1)) {
             o->status = OTR_BUSY;
             otr_errmsg_set(&o->msg, "the shard has too much under way already: try again");
             op->deadline_ms = now_ms; /* Nobody is asked. */

@@ -38,14 +38,19 @@ struct door_op_kind {
     enum node_operation operation;
 };
 
+struct door_share {
+    otr_shard shard;
+    uint64_t bytes;
+};
+
 struct door_op { /* first member of every operation */
     struct door *door;
     struct node *node;
     const struct door_op_kind *kind;
     struct door_op *next, **link;
-    struct door_ticket *ticket; /* NULL: none */
-    const otr_shard *shards;    /* counted by door_op_share */
-    size_t shards_count;
+    struct door_ticket *ticket;      /* NULL: none */
+    const struct door_share *shares; /* counted by door_op_share */
+    size_t shares_count;
     uint64_t started_ms;
     uint64_t deadline_ms;
     uint64_t retry_ms; /* look again then; 0: no need */
@@ -62,7 +67,7 @@ struct node *door_node(const struct door *d);
 void door_op_start(struct door *d, struct door_op *op, const struct door_op_kind *kind, uint32_t timeout_ms);
 void door_op_wait(struct door_op *op, uint64_t now_ms);
 /* Counts the operation for its shards (lent until it ends); false: one of them has more than its share of the room. */
-bool door_op_share(struct door_op *op, const otr_shard *shards, size_t count);
+bool door_op_share(struct door_op *op, const struct door_share *shares, size_t count);
 /* Everything is resolved: answers, now or (while starting) soon. */
 void door_op_settle(struct door_op *op);
 /* An attempt's callback has come; false: the operation was answered already and may be gone now. */

@@ -357,12 +357,18 @@ static void attempt_start(struct write_op *o, struct part *part, otr_node target
 /* False: some shard has too much under way already. Nothing was tried yet. */
 static bool share(struct write_op *o)
 {
-    otr_shard *shards = arena_alloc(&o->op.arena, o->parts_count * sizeof *shards);
+    struct door_share *shares = arena_alloc(&o->op.arena, o->parts_count * sizeof *shares);
+    uint64_t room_bytes = o->op.ticket != NULL ? o->op.ticket->room_bytes : 0;
+    uint64_t bytes = 0;
 
-    for (size_t i = 0; shards != NULL && i < o->parts_count; i++) {
-        shards[i] = o->parts[i].result.shard;
+    for (size_t i = 0; i < o->parts_count; i++) {
+        bytes += o->parts[i].body_bytes;
     }
-    if (shards != NULL && door_op_share(&o->op, shards, o->parts_count)) {
+    for (size_t i = 0; shares != NULL && i < o->parts_count; i++) {
+        /* In the bytes of the caller's room, where text may take more than what it says. */
+        shares[i] = (struct door_share){o->parts[i].result.shard, room_bytes * o->parts[i].body_bytes / bytes};
+    }
+    if (shares != NULL && door_op_share(&o->op, shares, o->parts_count)) {
         return true;
     }
     for (size_t i = 0; i < o->parts_count; i++) {

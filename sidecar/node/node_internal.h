@@ -119,7 +119,8 @@ struct shard {
     struct replica_actions actions;
     struct replica_event *queued;
     size_t queued_count, queued_capacity;
-    uint32_t under_way[NODE_OPS];    /* let in by admit_begin */
+    uint32_t under_way[NODE_OPS]; /* let in by admit_begin */
+    uint64_t bytes_under_way[NODE_OPS];
     struct write *current_write;     /* while EV_WRITE is stepped */
     const struct incoming *incoming; /* while an APPEND is stepped */
 

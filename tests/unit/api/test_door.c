@@ -433,6 +433,13 @@ static void count_write(void *data, const struct door_write_result *r)
     cr_assert(eq(int, r->parts[0].applied, DOOR_NOT_APPLIED));
 }
 
+static void count_begun(void *data, const struct door_write_result *r)
+{
+    (void)data;
+    waiting--;
+    busy += r->status == OTR_BUSY;
+}
+
 static void count_get(void *data, int status, const struct otr_point *p, const struct otr_errmsg *msg)
 {
     (void)data;
@@ -491,10 +498,78 @@ Test(door, a_shard_that_stands_still_leaves_room_to_the_others)
         run_for(&f.loop, 50);
         cr_assert(zero(uint, waiting));
         /* Its place is free again, and was never taken from others. */
-        cr_assert(admission_share(&room[kind], 0));
+        cr_assert(admission_share(&room[kind], 0, 0));
     }
     put(1, 5000);
     cr_assert(eq(int, f.status, 0));
+}
+
+/* Nor do a few large writes to it fill the room by their bytes. */
+Test(door, a_shard_that_stands_still_leaves_bytes_to_the_others)
+{
+    enum { MB = 1 << 20, WRITES = 32 };
+    static const struct admission_limits limits = {
+        .count_min = 1000, .count_max = 1000, .bytes_max = 64 * MB, .delay_max_ms = 500};
+    static struct door_ticket tickets[WRITES];
+    static char ids[2][16];
+    struct otr_point points[2]; /* of the shard that stands still, and of one that does not */
+    struct admission room;
+    unsigned n = 0;
+
+    fake_primary(f.w, 0, 0);
+    busy = 0;
+    for (otr_shard s = 0; s < 2; s++) {
+        fake_id_in(f.w, s, &n, ids[s]);
+        points[s] =
+            (struct otr_point){.id = ids[s], .id_bytes = (uint32_t)strlen(ids[s]), .dimension = 3, .vector = unit};
+    }
+    admission_init(&room, &limits, clock_now_ms());
+    for (int i = 0; i < WRITES; i++) {
+        struct door_write w = {.collection = 77,
+                               .kind = RECORD_PUT,
+                               .points = points,
+                               .points_count = 1,
+                               .request_id = {{9, (uint8_t)i}},
+                               .timeout_ms = 20000,
+                               .ticket = &tickets[i]};
+
+        tickets[i] = (struct door_ticket){.room = &room, .room_bytes = 2 * MB};
+        cr_assert(eq(int, admission_begin(&room, 2 * MB, clock_now_ms()), ADMISSION_OK));
+        waiting++;
+        cr_assert(zero(int, door_write(f.door, &w, count_write, NULL)));
+    }
+    run_for(&f.loop, 50);
+    cr_assert(ge(uint, busy, 4)); /* of 32 that fill the room */
+    cr_assert(le(uint, busy, 10));
+    cr_assert(eq(uint, waiting, WRITES - busy));
+    for (int i = 0; i < WRITES; i++) {
+        door_cancel(&tickets[i]);
+    }
+    run_for(&f.loop, 50);
+    cr_assert(zero(uint, waiting));
+    /* What they had is free again: of a write to both, each has the half that is its own. */
+    admission_init(&room, &limits, clock_now_ms());
+    cr_assert(eq(int, admission_begin(&room, 64 * MB, clock_now_ms()), ADMISSION_OK));
+    for (int i = 0; i < 2; i++) {
+        struct door_write w = {.collection = 77,
+                               .kind = RECORD_PUT,
+                               .points = points,
+                               .points_count = 2,
+                               .request_id = {{10, (uint8_t)i}},
+                               .timeout_ms = 20000,
+                               .ticket = &tickets[i]};
+
+        tickets[i] = (struct door_ticket){.room = &room, .room_bytes = i == 0 ? 2 * MB - 2 : 2};
+        waiting++;
+        cr_assert(zero(int, door_write(f.door, &w, count_begun, NULL)));
+    }
+    run_for(&f.loop, 50);
+    cr_assert(eq(uint, waiting, 2));
+    for (int i = 0; i < 2; i++) {
+        door_cancel(&tickets[i]);
+    }
+    run_for(&f.loop, 50);
+    cr_assert(zero(uint, waiting));
 }
 
 Test(door, closing_ends_what_is_under_way)

@@ -175,7 +175,7 @@ Test(admission, one_of_many_leaves_room_to_the_others)
     admission_init(&a, &wide, now_ms);
     for (int shard = 0; shard < 3; shard++) {
         while (admission_begin(&a, 0, now_ms) == ADMISSION_OK) {
-            if (!admission_share(&a, own[shard])) {
+            if (!admission_share(&a, own[shard], 0)) {
                 admission_end(&a, 0);
                 break;
             }
@@ -197,8 +197,35 @@ Test(admission, few_are_nobodys_share)
     admission_init(&a, &narrow, now_ms);
     for (uint32_t own = 0; own < ADMISSION_SHARE_MIN; own++) {
         cr_assert(eq(int, admission_begin(&a, 0, now_ms), ADMISSION_OK));
-        cr_assert(admission_share(&a, own));
+        cr_assert(admission_share(&a, own, 0));
     }
+}
+
+/* The same by size: a few large requests to a shard that stands still do not keep out small ones to the others. */
+Test(admission, one_of_many_leaves_bytes_to_the_others)
+{
+    enum { MB = 1 << 20 };
+    static const struct admission_limits wide = {
+        .count_min = 1, .count_max = 1000, .bytes_max = 64 * MB, .delay_max_ms = DELAY_MS};
+    uint64_t own = 0;
+
+    admission_init(&a, &wide, now_ms);
+    while (admission_begin(&a, 2 * MB, now_ms) == ADMISSION_OK && admission_share(&a, a.count - 1, own)) {
+        own += 2 * MB;
+    }
+    cr_assert(eq(u64, a.refused[ADMISSION_SHARE], 1));
+    cr_assert(zero(u64, a.refused[ADMISSION_BYTES]));
+    cr_assert(eq(u64, own, 48 * MB)); /* three quarters */
+    admission_end(&a, 2 * MB);
+    cr_assert(eq(int, admission_begin(&a, 16 * MB, now_ms), ADMISSION_OK));
+    cr_assert(admission_share(&a, 0, 0)); /* another shard's, which fills the room */
+    /* Alone with one that is larger than everything, and without any bound. */
+    admission_init(&a, &wide, now_ms);
+    cr_assert(eq(int, admission_begin(&a, 100 * MB, now_ms), ADMISSION_OK));
+    cr_assert(admission_share(&a, 0, 0));
+    admission_init(&a, &(struct admission_limits){1, 10, UINT64_MAX, DELAY_MS}, now_ms);
+    cr_assert(eq(int, admission_begin(&a, UINT64_MAX / 2, now_ms), ADMISSION_OK));
+    cr_assert(admission_share(&a, 5, UINT64_MAX / 2));
 }
 
 Test(admission, ending_what_never_began_is_a_bug, .signal = SIGABRT)
