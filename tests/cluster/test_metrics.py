@@ -235,6 +235,27 @@ class TestMetrics(ClusterTest):
         self.settle()
         self.assertEqual(self.read(node).sum("engine_up"), 1)
 
+    def test_a_door_stays_ready_while_nobody_can_be_elected(self):
+        """No other door could do better: a load balancer that took them all out would end the reads, too."""
+        cluster = self.cluster
+        before = self.settle()
+        node = cluster.pick_primary()
+        led = before.led_by(node)
+        others = [n for n in cluster.node_ids if n != node]
+        cluster.pause("coordinator", "etcd")
+        try:
+            cluster.kill(node, "sidecar")
+            wait_until(lambda: all(m.sum("shard_role", shard=str(shard)) != 2 for shard in led
+                                   for m in self.read_all(others[:1])), 20, "somebody to stand for election")
+            wait_until(lambda: self.total("coordinator_reachable", others) == 0, 20, "the coordinator to be missed")
+            for n in others:
+                self.assertTrue(cluster.ready(n), n)
+                self.assertEqual([self.read(n).sum("shard_primary", shard=str(shard)) for shard in led], [0] * len(led))
+        finally:
+            cluster.resume("coordinator", "etcd")
+        cluster.restart(node, "sidecar")
+        self.settle()
+
     # --- lags -------------------------------------------------------------------------------------------------------------
 
     def lags(self, node, name, **labels):
