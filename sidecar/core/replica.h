@@ -24,8 +24,8 @@
  *
  * Until HANDOFF leaves nothing has changed: whatever goes wrong, the primary serves on. After it nobody serves until
  * somebody is elected; if nobody is within the timeout, the old primary stands like anybody else. A primary starts a
- * handoff when asked to, and by itself while its engine is down, while it has been without coordinator or session for
- * half a second, while `replicas` no longer names it, and while its process is about to stop.
+ * handoff when asked to, and by itself while its engine is down, its disk full, while it has been without coordinator
+ * or session for half a second, while `replicas` no longer names it, and while its process is about to stop.
  *
  * A FOLLOWER is in the in-sync set or a learner; what it does is the same. Deterministic: equal events give equal
  * actions. Not thread-safe. */

@@ -192,7 +192,8 @@ void handoff_on_ready(struct replica *r, otr_node from, const struct replica_msg
 /* Somebody else would lead better, whatever the coordinator does. */
 static bool unfit(const struct replica *r)
 {
-    return r->engine_down || r->damaged || r->leaving || !descriptor_has_replica(&r->descriptor, r->config.self);
+    return r->engine_down || r->disk_full || r->damaged || r->leaving ||
+           !descriptor_has_replica(&r->descriptor, r->config.self);
 }
 
 /* A member that is able shows that the coordinator answers. If its absence alone makes us go, it may be back for us

@@ -13,7 +13,7 @@ static void check_ready(struct sim_shard *sh, const struct replica_msg *msg)
         sim_fail(s, "V5: node %d shard %u: says that it could lead on without having asked the coordinator",
                  sh->node->id, sh->id);
     }
-    if (sh->node->engine_down || sh->node->stopping) {
+    if (sh->node->engine_down || sh->node->space_waited || sh->node->stopping) {
         sim_fail(s, "V5: node %d shard %u: says that it could lead on, but is unfit", sh->node->id, sh->id);
     }
 }
@@ -26,6 +26,9 @@ static void check_returning(struct sim_shard *sh, const struct replica_action *a
     if (sh->returned_epoch != a->send.msg.epoch) {
         sh->returned_epoch = a->send.msg.epoch;
         sim_reached(s, SIM_REIGN_RETURNED);
+        if (sh->node->space_waited) {
+            sim_reached(s, SIM_REIGN_RETURNED_FULL);
+        }
         s->check.shards[sh->id].returned_epoch = sh->returned_epoch;
     }
     if (c->down || c->flaky || c->rolled_back || s->nodes[a->send.to].coord_blocked ||

@@ -154,7 +154,8 @@ enum {
     X(HANDOFF_BUSY, "a second handoff is asked for")                                       \
     X(HANDOFF_NOT_PRIMARY, "a handoff is asked of a replica that does not lead")           \
     X(REIGN_RETURNED, "a reign is given back")                                             \
-    X(REIGN_TAKEN_UP, "... and its primary elected anew, as nobody else was")              \
+    X(REIGN_RETURNED_FULL, "... while its primary's disk is full")                         \
+    X(REIGN_TAKEN_UP, "a primary that gave its reign back is elected anew")                \
     X(LEFT_IN_ORDER, "a process stops, in no set any more")                                \
     /* disks */                                                                            \
     X(DISK_LOST_UNSYNCED, "a crash loses entries that were not durable")                   \

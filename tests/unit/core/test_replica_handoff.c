@@ -618,6 +618,48 @@ Test(replica_handoff, tried_again_while_the_engine_is_dead)
     fixture_close(&f);
 }
 
+static void disk(struct fixture *f, bool full)
+{
+    step(f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true, .disk_full = full}});
+}
+
+/* What it could not make durable itself is not awaited for longer than a member is: the successor has it, and inherits
+ * it. */
+Test(replica_handoff, a_full_disk_is_reason_enough)
+{
+    struct fixture f = fixture_primary(3);
+
+    step_write(&f, 1);
+    disk(&f, true);
+    both_answer(&f, true);
+    for (unsigned i = 0; i < 4; i++) {
+        cr_assert(sent(&f, 2, REPLICA_MSG_HANDOFF) == NULL);
+        step_ack(&f, 2, 1, 2);
+        step_ack(&f, 3, 1, 2);
+        step_tick(&f, 100);
+    }
+    cr_assert(sent(&f, 2, REPLICA_MSG_HANDOFF) != NULL);
+    cr_assert(eq(u64, sent(&f, 2, REPLICA_MSG_HANDOFF)->handoff.commit, 1));
+    newer_epoch(&f, 2);
+    fixture_close(&f);
+}
+
+/* Where nobody has room the primary stays, for reads, and asks again now and then. */
+Test(replica_handoff, disks_that_are_all_full)
+{
+    struct fixture f = fixture_primary(3);
+
+    disk(&f, true);
+    both_answer(&f, false);
+    cr_assert(not(status(&f).handing));
+    cr_assert(ne(int, right(&f), REPLICA_READ_NOT_PRIMARY));
+    cr_assert(eq(u64, next_offer(&f), 1000));
+    disk(&f, false);
+    cr_assert(not(status(&f).handing));
+    cr_assert(gt(u64, next_offer(&f), 10000));
+    fixture_close(&f);
+}
+
 Test(replica_handoff, a_primary_without_coordinator_looks_for_one_that_has_it)
 {
     struct fixture f = fixture_primary(3);

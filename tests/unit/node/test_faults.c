@@ -79,6 +79,13 @@ static void put_bad_disk_below(struct node *n)
     n->fs->ops = &bad_disk;
 }
 
+static void put_bad_disks(struct lab *lab)
+{
+    for (int i = 0; i < LAB_NODES; i++) {
+        put_bad_disk_below(lab->nodes[i]);
+    }
+}
+
 /* --- callers
  * -------------------------------------------------------------------------------------------------------------- */
 
@@ -249,7 +256,7 @@ Test(faults, a_full_disk_and_the_retry_of_an_earlier_write)
     random_bytes(ids, sizeof ids);
     put_one(&lab, c, "a", &ids[0], &first);
     lab_until(&lab, was_answered, &first, "the first is answered");
-    put_bad_disk_below(lab.nodes[lab_primary(&lab, 0)]);
+    put_bad_disks(&lab); /* where one had room it would lead */
     full = true;
     put_one(&lab, c, "b", &ids[1], &pending);
     lab_until(&lab, disk_is_full, NULL, "the disk is full");
@@ -320,6 +327,38 @@ static bool has_room(struct lab *lab, void *data)
     return !lab->nodes[*(int *)data]->disk_full;
 }
 
+/* The primary's disk is full, and others have room: one of them leads at once and takes writes. What was on its way
+ * is not lost, reads go on everywhere, and the one without room is whole again when there is some. */
+Test(faults, a_full_disk_of_the_primary_alone)
+{
+    struct lab lab;
+    struct asked a = {0};
+    struct otr_request_id id;
+    uint64_t c;
+    int p;
+    int status;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    c = lab_collection(&lab, "things");
+    lab_put(&lab, c, "a", 1);
+    p = lab_primary(&lab, 0);
+    put_bad_disk_below(lab.nodes[p]);
+    full = true;
+    random_bytes(&id, sizeof id);
+    put_one(&lab, c, "b", &id, &a);
+    lab_until(&lab, leads_elsewhere, &p, "one that has room leads");
+    lab_put(&lab, c, "c", 3);
+    cr_assert(not(has_room(&lab, &p)));
+    lab_until(&lab, was_answered, &a, "what was on its way is answered");
+    cr_assert(a.status == 0 || a.status == OTR_UNKNOWN);
+    cr_assert(eq(flt, lab_get(&lab, p, c, "a", NODE_EVENTUAL, &status), 1));
+    cr_assert(eq(flt, lab_get(&lab, lab_primary(&lab, 0), c, "b", NODE_LINEARIZABLE, &status), 1));
+    full = false;
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    lab_close(&lab);
+}
+
 /* More waits for the disk than the journal takes while there is no room, and the primary dies. The one without room
  * refuses what it cannot keep, leads nothing, lives, and is whole again when there is room. */
 Test(faults, a_full_disk_and_a_new_epoch)
@@ -370,9 +409,7 @@ Test(faults, a_full_disk_and_nobody_else)
     c = lab_collection(&lab, "things");
     lab_put(&lab, c, "a", 1);
     p = lab_primary(&lab, 0);
-    for (int i = 0; i < LAB_NODES; i++) {
-        put_bad_disk_below(lab.nodes[i]);
-    }
+    put_bad_disks(&lab);
     full = true;
     random_bytes(&id, sizeof id);
     put_one(&lab, c, "b", &id, &a);
