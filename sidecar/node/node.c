@@ -589,6 +589,7 @@ int node_new(struct node **out, const struct node_config *config, struct otr_err
         return OTR_NOMEM;
     }
     rv = recover_node(n, config->compaction.segment_bytes, msg);
+    n->started_ms = clock_now_ms(); /* G4: the process before may have lived, and granted, until it gave up the lock */
     if (rv == 0) {
         rv = compaction_start(n, &config->compaction);
     }
