@@ -17,7 +17,7 @@ TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Behind our own folder: some files here and there have the same names.
 sys.path += [os.path.join(TESTS, "cluster"), os.path.join(TESTS, "lib")]
 from coordinator import Coordinator  # noqa: E402
-from harness import (KIND, PROGRAM, ROOT, RUVECTOR, START_S, Cluster, ClusterTest, Process, _die_with_parent,  # noqa: E402
+from harness import (IN_SYNC_S, KIND, PROGRAM, ROOT, RUVECTOR, START_S, Cluster, ClusterTest, Process, _die_with_parent,  # noqa: E402
                      clock_s, wait_until)
 from netns import Net, NotPossible  # noqa: E402
 from outrigger_client import Dev, DevNode  # noqa: E402
@@ -147,8 +147,55 @@ class NetCluster(Cluster):
         wait_until(lambda: all(self.kind.is_healthy(self.coordinator_url(name)) for name in self.coordinator_names), 2 * START_S,
                    f"{self.kind.name} to be whole")
 
+    def coordinator_answers(self, name):
+        return self.kind.is_healthy(self.coordinator_url(name))
+
     def coordinator_leader(self):
         return next((name for name in self.coordinator_names if self.kind.leads(self.coordinator_url(name))), None)
+
+
+    def status(self):
+        """As one of the sidecars sees it, once one answers; they may just have been started."""
+        def seen():
+            try:
+                return Cluster.status(self)
+            except AssertionError:
+                return None
+
+        return wait_until(seen, START_S, "a sidecar that answers GET /cluster and knows all shards")
+
+    def view(self, node):
+        """{shard: (epoch, primary, members of the in-sync set)} as that sidecar sees it, without those it knows nothing of yet;
+        empty when it does not answer."""
+        try:
+            shards = self.ask(node, "GET", "/cluster")[1]["shards"]
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            return {}
+        return {s["id"]: (s["epoch"], s["primary"], frozenset(s["in_sync"])) for s in shards}
+
+    def descriptors(self):
+        """What the coordinator has, in the words of view() and with the replicas; empty when it does not answer."""
+        try:
+            found = self.keys("shards/").values()
+        except (OSError, http.client.HTTPException, ValueError):
+            return {}
+        return {d["id"]: ((int(d["epoch"]), d["primary"] and d["primary"]["node"], frozenset(m["node"] for m in d["in_sync"])),
+                          frozenset(d["replicas"])) for d in found}
+
+    def wait_in_sync(self, deadline_s=IN_SYNC_S):
+        """Until all replicas are in the in-sync sets, in the coordinator and in the eyes of every sidecar (each learns of a change in its own
+        time: whoever is asked next must know it), and all are ready; returns the status."""
+        def whole():
+            wanted = self.descriptors()
+            return (len(wanted) == self.shards and all(seen[1] and seen[2] == replicas for seen, replicas in wanted.values())
+                    and all(self.view(node) == {shard: seen for shard, (seen, _) in wanted.items()} for node in self.node_ids))
+
+        try:
+            wait_until(whole, deadline_s, "all replicas to be in sync and everybody to know it")
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {self.descriptors()}; {[(n, self.view(n)) for n in self.node_ids]}") from None
+        self.wait_ready()
+        return self.status()
 
     def at(self, *names):
         return [self.clients_place if name == "clients" else self.places[name] for name in names]
@@ -164,9 +211,29 @@ class NetCluster(Cluster):
         finally:
             connection.close()
 
+    def wait_refused(self, node, path, body, why):
+        """Until a write there is refused with these words and for good. While the node is still about to find out that it may
+        not, the outcome is unknown; confirmed it may never be."""
+        def refused():
+            status, value = self.ask(node, "PUT", path, body, 1000)
+            assert status == 503, (status, value)
+            return value["applied"] is False and why in value["error"]["message"]
+
+        wait_until(refused, GO_ON_S, f"writes at {node} to be refused with: {why}")
+
     def led_by(self, node, asked):
         """The shards that the node leads, as far as another knows."""
-        return [shard["id"] for shard in self.ask(asked, "GET", "/cluster")[1]["shards"] if shard["primary"] == node]
+        seen = wait_until(lambda: self.view(asked), GO_ON_S, f"an answer of {asked}")
+        return [shard for shard, (_, primary, _) in seen.items() if primary == node]
+
+    def wait_leads_nothing(self, node):
+        """Until all others know so."""
+        def nothing():
+            views = [self.view(other) for other in self.others(node)]
+            return all(len(seen) == self.shards and all(primary not in (None, node) for _, primary, _ in seen.values())
+                       for seen in views)
+
+        wait_until(nothing, GO_ON_S, f"{node} to lead nothing")
 
     def log_text(self, node):
         with open(os.path.join(self.directory, f"{node}-sidecar.log"), encoding="utf-8", errors="replace") as log:

@@ -82,7 +82,7 @@ class TestDisks(NetTest):
         before = cluster.wait_in_sync()
         load = self.begin_load()
         self.goes_on(load, "writes that the copy lacks", each=50)
-        wait_until(lambda: self.cluster.status().all_in_sync(cluster.shards), GO_ON_S, "all in sync")
+        cluster.wait_in_sync()
         # All die together: the sets still name the node and its log.
         for each in cluster.node_ids:
             cluster.kill(each, "sidecar")
@@ -108,7 +108,7 @@ class TestDisks(NetTest):
         node = cluster.pick_primary()
         others = cluster.others(node)
         cluster.kill(node, "sidecar", "engine")
-        wait_until(lambda: not cluster.led_by(node, others[0]), GO_ON_S, f"{node} to lead nothing")
+        cluster.wait_leads_nothing(node)
         writer = cluster.client(others[0])
 
         def sent(to):
@@ -122,7 +122,8 @@ class TestDisks(NetTest):
         for start in range(0, MISSED, BATCH):
             points = ",".join(f'{{"id":"p{i}","vector":[{i % 997 + 1},1,2,3]}}' for i in range(start, start + BATCH))
             writer.put_bytes("many", f'{{"points":[{points}]}}'.encode())
-        wait_until(lambda: all(len(s["in_sync"]) == 2 for s in cluster.status().shards.values()), GO_ON_S, "the others in sync")
+        wait_until(lambda: {seen[2] for seen, _ in cluster.descriptors().values()} == {frozenset(others)}, GO_ON_S,
+                   "the others in sync")
         missed, before = sent_each_other() - since, sent(node)
         cluster.restart(node, "engine", "sidecar")
         began = clock_s()

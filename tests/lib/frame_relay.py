@@ -1,15 +1,18 @@
-"""A cable that delays: passes Ethernet frames between two tap devices, which it makes in two network namespaces.
+"""A cable that delays and reorders: passes Ethernet frames between two tap devices, which it makes in two network namespaces.
 
     frame_relay.py FD NAME FD NAME
 
-FD is the descriptor of a namespace, NAME that of the device to make there. Each line read is a delay in milliseconds for all
-frames from then on, both ways; it is repeated on standard output when it counts. Ends with its input. The kernel has no netem
-everywhere; taps also make the kernel cut large segments and fill in checksums before we see them.
+FD is the descriptor of a namespace, NAME that of the device to make there. Each line read, "DELAY SPREAD", holds for all frames
+from then on, both ways, and is repeated on standard output when it counts: a frame takes DELAY milliseconds, and up to SPREAD
+more by chance, so that those behind it may overtake it; with a SPREAD of 0 they stay in order. Ends with its input. The kernel
+has no netem everywhere; taps also make the kernel cut large segments and fill in checksums before we see them.
 """
-import collections
 import ctypes
 import fcntl
+import heapq
+import itertools
 import os
+import random
 import select
 import struct
 import subprocess
@@ -32,13 +35,14 @@ def open_tap(namespace, name):
 
 
 def relay(taps):
-    delay_s, queues = 0.0, {tap: collections.deque() for tap in taps}  # {to: (when, frame)}
+    delay_s, spread_s, queues = 0.0, 0.0, {tap: [] for tap in taps}  # {to: heap of (when, number, frame)}
+    numbers = itertools.count()
     print("ready", flush=True)
     while True:
         now = time.monotonic()
         for to, queue in queues.items():
             while queue and queue[0][0] <= now:
-                send(to, queue.popleft()[1])
+                send(to, heapq.heappop(queue)[2])
         nexts = [queue[0][0] for queue in queues.values() if queue]
         ready, _, _ = select.select([sys.stdin, *taps], [], [], max(0.0, min(nexts) - now) if nexts else None)
         for source in ready:
@@ -46,16 +50,20 @@ def relay(taps):
                 line = sys.stdin.readline()
                 if not line:
                     return
-                delay_s = float(line) / 1000
+                delay_s, spread_s = (float(word) / 1000 for word in line.split())
                 print(line, end="", flush=True)
             else:
-                receive(source, queues[taps[1 - taps.index(source)]], delay_s)
+                to = queues[taps[1 - taps.index(source)]]
+                for frame in received(source):
+                    when = time.monotonic() + delay_s + random.uniform(0, spread_s)
+                    heapq.heappush(to, (when, next(numbers), frame))
 
 
-def receive(source, queue, delay_s):
+def received(source):
+    """What has arrived, but not so much that nothing else gets its turn."""
     try:
         for _ in range(64):
-            queue.append((time.monotonic() + delay_s, os.read(source, FRAME_BYTES_MOST)))
+            yield os.read(source, FRAME_BYTES_MOST)
     except BlockingIOError:
         pass
     except OSError:  # The device is down: its namespace ends.

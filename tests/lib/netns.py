@@ -10,7 +10,7 @@ Nothing has a name outside the process: a namespace lives as long as somebody is
 is gone with the test and its processes, however they ended. All addresses are in 10.77.0.0/24; networks of several tests do not
 meet. Faults are rules of iptables in the INPUT chain of the place that is not to receive.
 
-A place made with relayed=True has a relay (frame_relay.py) in its cable that delays all frames. As a program,
+A place made with relayed=True has a relay (frame_relay.py) in its cable that delays and reorders frames. As a program,
 `netns.py` says whether all this is possible here: exit code 0, or 77 and why not.
 """
 import contextlib
@@ -136,12 +136,13 @@ class Net:
             raise NotPossible("no tap devices")
         return relay
 
-    def delay(self, place, delay_ms):
-        """Each frame from and to the place takes so much longer; returns when that is so. Only of relayed places."""
+    def delay(self, place, delay_ms, spread_ms=0):
+        """Each frame from and to the place takes so much longer, and up to spread_ms more by chance, so that frames overtake
+        each other; returns when that is so. Only of relayed places."""
         relay = self._relays[place.name]
-        relay.stdin.write(f"{delay_ms}\n")
+        relay.stdin.write(f"{delay_ms} {spread_ms}\n")
         relay.stdin.flush()
-        assert relay.stdout.readline() == f"{delay_ms}\n"
+        assert relay.stdout.readline() == f"{delay_ms} {spread_ms}\n"
 
     # --- faults -------------------------------------------------------------------------------------------------------
 

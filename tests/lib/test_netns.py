@@ -68,16 +68,20 @@ class TestNet(unittest.TestCase):
         self.assertEqual(self.datagrams(self.b, self.c, 5), 5)
 
     def datagrams(self, source, target, count):
+        """How many of them come back."""
+        return len(self.echoes(source, target, count))
+
+    def echoes(self, source, target, count):
+        """The numbers of those that come back, as they do."""
         with source.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.settimeout(1)
             s.bind((source.address, 0))
             for i in range(count):
                 s.sendto(bytes([i]), (target.address, PORT))
-            heard = 0
+            heard = []
             try:
-                while heard < count:
-                    s.recv(10)
-                    heard += 1
+                while len(heard) < count:
+                    heard.append(s.recv(10)[0])
             except TimeoutError:
                 pass
             return heard
@@ -106,6 +110,16 @@ class TestNet(unittest.TestCase):
         began = time.monotonic()
         self.connect(self.a, self.c).close()
         self.assertLess(time.monotonic() - began, 0.2)
+
+    def test_reordered(self):
+        """All arrive, but not in the order in which they were sent; that of others stays."""
+        self.net.delay(self.b, 0, spread_ms=30)
+        heard = self.echoes(self.a, self.b, 100)
+        self.assertEqual(sorted(heard), list(range(100)))
+        self.assertNotEqual(heard, sorted(heard))
+        self.assertEqual(self.echoes(self.a, self.c, 100), list(range(100)))
+        self.net.mend()
+        self.assertEqual(self.echoes(self.a, self.b, 100), list(range(100)))
 
 
 if __name__ == "__main__":
