@@ -16,6 +16,7 @@ enum {
     LANE_HEALTH = 0,
     LANE_WRITE = 1,
     LANE_READ = 2,
+    CONNECTIONS_MAX = 64, /* of a lane. The engine works on one request at a time; more of them only cost descriptors */
 };
 
 struct ruvector {
@@ -481,7 +482,8 @@ static int ruvector_open(struct otr_engine **engine, const struct otr_engine_con
     if (rv != 0) {
         goto err_after_options;
     }
-    rv = http_client_new(&e->client, config->loop, &(struct http_client_config){0}, msg);
+    rv = http_client_new(&e->client, config->loop, &(struct http_client_config){.connections_max = CONNECTIONS_MAX},
+                         msg);
     if (rv != 0) {
         goto err_after_base;
     }

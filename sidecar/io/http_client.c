@@ -136,6 +136,7 @@ int http_client_new(struct http_client **client, uv_loop_t *loop, const struct h
     signal(SIGPIPE, SIG_IGN);
     c->loop = loop;
     c->connect_timeout_ms = config->connect_timeout_ms != 0 ? config->connect_timeout_ms : CONNECT_TIMEOUT_MS;
+    c->connections_max = config->connections_max;
     rv = copy_file_name(&c->ca_file, config->ca_file, "CA file", msg);
     if (rv == 0) {
         rv = copy_file_name(&c->cert_file, config->cert_file, "certificate", msg);

@@ -26,6 +26,7 @@ struct http_client_config {
     const char *cert_file;
     const char *key_file;        /* NULL: in cert_file */
     uint32_t connect_timeout_ms; /* 0: 500 */
+    uint32_t connections_max;    /* of a lane; further requests wait for one, within their timeout. 0: no bound */
 };
 
 struct http_response {

@@ -53,6 +53,7 @@ struct http_client {
     uint64_t tls_checked_ms;
     uint64_t tls_changed_ms; /* 0: never */
     uint32_t connect_timeout_ms;
+    uint32_t connections_max;
     struct http_lane *lanes;
     struct http_transfer *transfers;
     uv_timer_t sweeper;

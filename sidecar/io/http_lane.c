@@ -165,6 +165,7 @@ struct http_lane *http_lane_get(struct http_client *client, unsigned number)
     curl_multi_setopt(lane->multi, CURLMOPT_SOCKETDATA, lane);
     curl_multi_setopt(lane->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
     curl_multi_setopt(lane->multi, CURLMOPT_TIMERDATA, lane);
+    curl_multi_setopt(lane->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)client->connections_max);
     lane->next = client->lanes;
     client->lanes = lane;
     return lane;

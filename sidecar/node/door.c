@@ -14,6 +14,7 @@ struct door {
     struct door_op *ops;
     struct node_wait wait;
     bool waiting; /* `wait` is with the node */
+    size_t room_bytes, room_bytes_max;
     /* Operations under way by shard; shards of one place share a fate. */
     struct under_way {
         uint32_t count;
@@ -77,6 +78,7 @@ static void op_finish(struct door_op *op, int status)
     assert(!op->ended);
     op->ended = true;
     share_end(op);
+    d->room_bytes -= op->room_bytes;
     if (op->ticket != NULL) {
         op->ticket->op = NULL;
     }
@@ -226,6 +228,7 @@ struct door *door_new(struct node *n)
         return NULL;
     }
     d->node = n;
+    d->room_bytes_max = DOOR_ROOM_BYTES_MAX;
     if (uv_timer_init(node_loop(n), &d->timer) != 0) {
         free(d);
         return NULL;
@@ -253,6 +256,28 @@ void door_close(struct door *d)
         node_wait_cancel(&d->wait);
     }
     uv_close((uv_handle_t *)&d->timer, on_timer_closed);
+}
+
+/* --- room for answers --------------------------------------------------------------------------------------------- */
+
+int door_op_take_room(struct door_op *op, size_t bytes)
+{
+    struct door *d = op->door;
+
+    if (bytes > d->room_bytes_max || op->room_bytes > d->room_bytes_max - bytes) {
+        return OTR_TOOBIG;
+    }
+    if (d->room_bytes + bytes > d->room_bytes_max) {
+        return OTR_BUSY;
+    }
+    d->room_bytes += bytes;
+    op->room_bytes += bytes;
+    return 0;
+}
+
+void door_room_limit(struct door *d, size_t bytes)
+{
+    d->room_bytes_max = bytes;
 }
 
 /* --- whom to ask -------------------------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@ enum {
     GRPC_INVALID_ARGUMENT = 3,
     GRPC_RESOURCE_EXHAUSTED = 8,
     SEARCH_K_MAX = 10000,
+    GET_IDS_MAX = 1000,
     TIMEOUT_MS_DEFAULT = 10000,
     REPLY_BYTES_MAX = 60 << 20, /* of hits; leaves room below PEER_MESSAGE_MAX for what surrounds them */
 };
@@ -162,6 +163,11 @@ static void on_get(struct node *n, struct peer_call *call, const Outrigger__V1__
                            .timeout_ms = timeout_of(request->timeout_ms)};
     int rv = OTR_NOMEM;
 
+    if (request->n_ids > GET_IDS_MAX) {
+        free(g);
+        reply_get(call, OTR_INVALID, NULL, 0, "too many ids");
+        return;
+    }
     if (g == NULL) {
         reply_get(call, rv, NULL, 0, otr_strerror(rv));
         return;
@@ -391,6 +397,10 @@ static void on_count(struct node *n, struct peer_call *call, const Outrigger__V1
 {
     Outrigger__V1__CountReply reply = OUTRIGGER__V1__COUNT_REPLY__INIT;
 
+    if (request->n_shards > OTR_SHARDS_MAX) {
+        peer_call_fail(call, GRPC_INVALID_ARGUMENT, "malformed count");
+        return;
+    }
     for (size_t i = 0; i < request->n_shards; i++) {
         uint64_t count;
 

@@ -121,17 +121,35 @@ static int copy_hit(struct arena *arena, struct node_hit *to, const struct node_
     return 0;
 }
 
+static size_t hits_bytes(const struct node_hit *hits, size_t count)
+{
+    size_t bytes = (count + 1) * sizeof *hits;
+
+    for (size_t i = 0; i < count; i++) {
+        const struct otr_point *p = &hits[i].point;
+
+        bytes += p->id_bytes + p->metadata_bytes + (p->vector != NULL ? p->dimension * sizeof *p->vector : 0);
+    }
+    return bytes;
+}
+
 static struct merge_hit as_merge_hit(const struct node_hit *h)
 {
     return (struct merge_hit){.score = h->score, .id = h->point.id, .id_bytes = h->point.id_bytes};
 }
 
-/* Takes a shard's hits over (copied); OTR_PROTO when they are not in order. */
+/* Takes a shard's hits over (copied); OTR_PROTO when they are not in order, OTR_BUSY or OTR_TOOBIG when they are too
+ * much. */
 static int take_hits(struct fan_op *o, struct part *part, const struct node_hit *hits, size_t count)
 {
     struct node_hit *copies;
+    int rv;
 
     count = count > o->s.k ? o->s.k : count;
+    rv = door_op_take_room(&o->op, hits_bytes(hits, count));
+    if (rv != 0) {
+        return rv;
+    }
     copies = arena_alloc(&o->op.arena, (count + 1) * sizeof *copies);
     if (copies == NULL) {
         return OTR_NOMEM;

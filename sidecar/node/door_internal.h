@@ -25,6 +25,7 @@ enum {
     DOOR_OPEN_MAX = 4,       /* attempts of one part at the same time */
     DOOR_TRIED_MAX = OTR_REPLICAS_MAX + 2,
     DOOR_MESSAGE_MAX = 160,
+    DOOR_ROOM_BYTES_MAX = 512 << 20,
 };
 
 struct door_op;
@@ -51,6 +52,7 @@ struct door_op { /* first member of every operation */
     struct door_ticket *ticket;      /* NULL: none */
     const struct door_share *shares; /* counted by door_op_share */
     size_t shares_count;
+    size_t room_bytes; /* counted by door_op_take_room */
     uint64_t started_ms;
     uint64_t deadline_ms;
     uint64_t retry_ms; /* look again then; 0: no need */
@@ -94,6 +96,12 @@ struct door_open {
 bool door_open_has(const struct door_open *open, otr_node node);
 void door_open_add(struct door_open *open, otr_node node); /* not more than DOOR_OPEN_MAX */
 void door_open_remove(struct door_open *open, otr_node node);
+
+/* Room in memory for what answers brought, until the operation ends. OTR_TOOBIG: it alone would take more than all
+ * operations of a door may; OTR_BUSY: all of them together. */
+int door_op_take_room(struct door_op *op, size_t bytes);
+/* Instead of DOOR_ROOM_BYTES_MAX, for tests. */
+void door_room_limit(struct door *d, size_t bytes);
 
 /* The shards that make up the whole hash space, ascending, in the arena; OTR_UNAVAIL while they are not all known. */
 int door_shards(struct node *n, struct arena *arena, otr_shard **shards, size_t *count);

@@ -539,6 +539,8 @@ static struct node *make(const struct node_config *config)
     n->started_ms = clock_now_ms();
     compression_start(n, config->compression);
     n->apply_wait_ms = 1000;
+    n->hits.one_max = NODE_HITS_ONE_BYTES;
+    n->hits.all_max = NODE_HITS_ALL_BYTES;
     n->read_lag_ms = 500;
     admit_init(n, config->delay_max_ms);
     n->self = topology_intern(n->topology, n->name);

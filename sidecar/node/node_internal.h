@@ -40,6 +40,8 @@
 #include "sidecar/node/node_metrics.h"
 #include "sidecar/peer/compress.h"
 
+#include <stdatomic.h>
+
 enum {
     NODE_TICK_MS = 10,
     NODE_RESERVE_BYTES = 64 << 20,     /* kept on disk for compaction on a full disk */
@@ -49,6 +51,8 @@ enum {
     NODE_PENDING_OWN_BYTES = 32 << 20, /* the same for clients' writes: OTR_BUSY. Less, so that they do not keep out
                                         * what other primaries wait for */
     NODE_HELD_BYTES_MAX = 16 << 20,    /* of writes held while nobody leads: more is refused */
+    NODE_HITS_ONE_BYTES = 64 << 20,    /* of what one search has found so far in one shard, */
+    NODE_HITS_ALL_BYTES = 512 << 20,   /* and all searches here together */
     NODE_HELD_MS = 1000,               /* so long: then whoever asked looks for the primary anew */
     NODE_FULL_RETRY_MS = 100,          /* a full disk is tried again this often */
     NODE_META_EVERY_MS = 1000,         /* committed and applied indexes are noted this often */
@@ -280,6 +284,10 @@ struct node {
     bool engine_known; /* the first probe has ended */
 
     uint32_t apply_wait_ms, read_lag_ms; /* of the cluster's configuration */
+    struct {
+        atomic_size_t bytes;     /* of the hits that searches hold; counted on the thread pool, too */
+        size_t one_max, all_max; /* constants, but for tests */
+    } hits;
     struct collections *collections;
     struct {
         enum node_compression mode;

@@ -42,7 +42,8 @@ struct search {
     enum otr_metric metric;
     cJSON *filter;
     struct merge_top top;
-    uint32_t asked; /* of the engine */
+    size_t kept_bytes; /* of the hits in `top` */
+    uint32_t asked;    /* of the engine */
     uint64_t started_ns, asked_ns;
     size_t live; /* of them */
     bool scanning;
@@ -60,6 +61,7 @@ struct search {
 
 /* A kept hit: one block that holds what p points at. */
 struct kept {
+    size_t bytes;
     struct otr_point p;
 };
 
@@ -85,24 +87,51 @@ static bool filter_matches(const cJSON *filter, const struct otr_point *p)
     return matches;
 }
 
-static struct kept *kept_new(const struct otr_point *p)
+/* NULL, and x->status says why: no memory, or more hits than a search, or all of them, may hold. */
+static struct kept *kept_new(struct search *x, const struct otr_point *p)
 {
-    size_t vector_bytes = (size_t)p->dimension * sizeof(float);
-    struct kept *k = malloc(sizeof *k + vector_bytes + p->id_bytes + p->metadata_bytes);
+    struct node *n = x->shard->node;
+    size_t vector_bytes = x->ask.with_vector ? (size_t)p->dimension * sizeof(float) : 0;
+    size_t bytes = sizeof(struct kept) + vector_bytes + p->id_bytes + p->metadata_bytes;
+    struct kept *k = NULL;
     char *at;
 
-    if (k == NULL) {
+    if (x->kept_bytes + bytes > n->hits.one_max) {
+        x->status = OTR_TOOBIG;
+        otr_errmsg_set(&x->msg, "the hits of shard %u take more than %zu MiB: ask for fewer, or without vectors",
+                       x->shard->id, n->hits.one_max >> 20);
         return NULL;
     }
+    if (atomic_fetch_add(&n->hits.bytes, bytes) + bytes > n->hits.all_max) {
+        x->status = OTR_BUSY;
+        otr_errmsg_set(&x->msg, "the searches under way at node %s have found too much together: try again", n->name);
+    } else if ((k = malloc(bytes)) == NULL) {
+        x->status = OTR_NOMEM;
+    }
+    if (k == NULL) {
+        atomic_fetch_sub(&n->hits.bytes, bytes);
+        return NULL;
+    }
+    x->kept_bytes += bytes;
+    k->bytes = bytes;
     at = (char *)(k + 1);
     k->p = *p;
-    k->p.vector = memcpy(at, p->vector, vector_bytes);
+    k->p.vector = x->ask.with_vector ? memcpy(at, p->vector, vector_bytes) : NULL;
     k->p.id = memcpy(at + vector_bytes, p->id, p->id_bytes);
     k->p.metadata = NULL;
     if (p->metadata_bytes > 0) {
         k->p.metadata = memcpy(at + vector_bytes + p->id_bytes, p->metadata, p->metadata_bytes);
     }
     return k;
+}
+
+static void kept_free(struct search *x, struct kept *k)
+{
+    if (k != NULL) {
+        atomic_fetch_sub(&x->shard->node->hits.bytes, k->bytes);
+        x->kept_bytes -= k->bytes;
+        free(k);
+    }
 }
 
 static void consider(struct search *x, const struct otr_point *p)
@@ -123,24 +152,23 @@ static void consider(struct search *x, const struct otr_point *p)
     if (x->top.count == x->top.k && merge_compare(&hit, &x->top.hits[x->top.count - 1]) >= 0) {
         return; /* no copy for what falls out at once */
     }
-    k = kept_new(p);
+    k = kept_new(x, p);
     if (k == NULL) {
-        x->status = OTR_NOMEM;
         return;
     }
     hit.id = k->p.id;
     hit.data = k;
     if (!merge_top_add(&x->top, &hit, &dropped)) {
-        free(k);
+        kept_free(x, k);
     } else {
-        free(dropped.data);
+        kept_free(x, dropped.data);
     }
 }
 
 static void forget_hits(struct search *x)
 {
     for (uint32_t i = 0; i < x->top.count; i++) {
-        free(x->top.hits[i].data);
+        kept_free(x, x->top.hits[i].data);
     }
     x->top.count = 0;
 }
@@ -172,9 +200,6 @@ static void search_end(struct search *x, int status)
         const struct kept *k = x->top.hits[i].data;
         hits[i].point = k->p;
         hits[i].score = x->top.hits[i].score;
-        if (!x->ask.with_vector) {
-            hits[i].point.vector = NULL;
-        }
     }
     metrics_observe_since_ns(&x->shard->node->metrics.node.search_seconds, x->started_ns);
     admit_end(x->shard, NODE_OP_SEARCH, 0);

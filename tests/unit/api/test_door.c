@@ -1,5 +1,6 @@
 /* The door over a fake world of three nodes: whom it asks, when it asks again, what it may promise. */
 #include "sidecar/io/clock.h"
+#include "sidecar/node/door_internal.h"
 #include "tests/unit/api/client.h"
 #include "tests/unit/api/fake_node.h"
 
@@ -907,6 +908,43 @@ Test(door, no_page_lacks_a_shard)
     check_page(10);
 }
 
+static void first_done(void *data, int status, const struct node_hit *hits, size_t count, const struct otr_errmsg *msg)
+{
+    (void)hits;
+    (void)msg;
+    cr_assert(zero(int, status));
+    cr_assert(eq(sz, count, 40));
+    *(bool *)data = true;
+}
+
+/* What all searches of a door hold together is bounded; one that alone would hold more than that is told so. */
+Test(door, searches_hold_so_many_bytes_and_no_more)
+{
+    struct door_search s = {.collection = 77, .vector = unit, .dimension = 3, .k = 100, .timeout_ms = 10000};
+    bool first = false;
+
+    fill();
+    door_room_limit(f.door, 40 * sizeof(struct node_hit));
+    start_search(100, NODE_EVENTUAL, 5000);
+    wait_done();
+    cr_assert(eq(int, f.status, OTR_TOOBIG), "%s", f.words);
+    door_room_limit(f.door, 60 * sizeof(struct node_hit)); /* for one, and not for a second one */
+    s.consistency = NODE_LINEARIZABLE;
+    fake_plan(f.w, 2, 1, FAKE_HANG, 0);
+    cr_assert(zero(int, door_search(f.door, &s, first_done, &first)));
+    run_for(&f.loop, 30); /* It has what the other shards found. */
+    start_search(100, NODE_EVENTUAL, 5000);
+    wait_done();
+    cr_assert(eq(int, f.status, OTR_BUSY), "%s", f.words);
+    cr_assert(not(first));
+    fake_release(f.w, 0);
+    run_for(&f.loop, 30);
+    cr_assert(first);
+    start_search(100, NODE_EVENTUAL, 5000);
+    wait_done();
+    check_page(40);
+}
+
 Test(door, a_search_hedges_a_replica_that_hangs)
 {
     fill();
@@ -1055,6 +1093,35 @@ Test(door, forwarded_bodies_are_checked)
     cr_assert(eq(uint, fake_writes(f.w), 0));
     cr_assert(eq(uint, call(PEER_FORWARD, &request_message.base).reply_status, 0));
     cr_assert(eq(uint, fake_points(f.w), 1));
+}
+
+/* A small message must not make large work. */
+Test(door, forwarded_lists_are_bounded)
+{
+    enum { MANY = 1001 };
+    Outrigger__V1__GetRequest g = OUTRIGGER__V1__GET_REQUEST__INIT;
+    Outrigger__V1__CountRequest c = OUTRIGGER__V1__COUNT_REQUEST__INIT;
+    static char *ids[MANY];
+    static uint32_t shards[OTR_SHARDS_MAX + 1];
+
+    for (size_t i = 0; i < MANY; i++) {
+        ids[i] = (char *)(uintptr_t) "x";
+    }
+    g.shard = 1;
+    g.collection = 77;
+    g.ids = ids;
+    g.n_ids = MANY;
+    cr_assert(zero(int, call(PEER_GET, &g.base).status));
+    cr_assert(zero(uint, fake_gets(f.w)));
+    g.n_ids--;
+    cr_assert(zero(int, call(PEER_GET, &g.base).status));
+    cr_assert(eq(uint, fake_gets(f.w), 1));
+    c.collection = 77;
+    c.shards = shards;
+    c.n_shards = OTR_SHARDS_MAX + 1;
+    cr_assert(eq(int, call(PEER_COUNT, &c.base).status, OTR_PROTO));
+    c.n_shards--;
+    cr_assert(zero(int, call(PEER_COUNT, &c.base).status));
 }
 
 Test(door, forwarded_searches_are_checked)

@@ -302,6 +302,60 @@ Test(http_client, many_at_once)
     fixture_close(&f);
 }
 
+/* What finds no connection free waits for one, whatever becomes of those before it: answered, hung up, cancelled, too
+ * late. */
+Test(http_client, so_many_connections_and_no_more)
+{
+    enum { CALLS = 20, CONNECTIONS = 3 };
+    static struct call calls[CALLS];
+    struct http_client_config config = {.connections_max = CONNECTIONS};
+    struct otr_errmsg msg = {0};
+    struct fixture f;
+    unsigned late = 0;
+
+    fixture_init(&f);
+    http_client_close(f.client, on_client_closed, &f);
+    while (!f.closed) {
+        uv_run(&f.loop, UV_RUN_ONCE);
+    }
+    f.closed = false;
+    cr_assert(http_client_new(&f.client, &f.loop, &config, &msg) == 0);
+    for (int i = 0; i < CALLS; i++) {
+        cr_assert(start(&f, &calls[i], "POST") == 0);
+    }
+    for (int i = 0; i < CALLS; i++) {
+        await(&f, &calls[i]);
+        cr_assert(calls[i].status == 0 && calls[i].done_count == 1);
+    }
+    cr_assert(http_stub_connections(f.stub) == CONNECTIONS);
+    /* Nobody answers: those that have a connection and those that wait end at their time, and two by being cancelled.
+     */
+    f.serve = serve_nothing;
+    memset(calls, 0, sizeof calls);
+    for (int i = 0; i < CALLS; i++) {
+        calls[i].req.timeout_ms = 200;
+        cr_assert(start(&f, &calls[i], "POST") == 0);
+    }
+    http_client_cancel(f.client, &calls[0].req);
+    http_client_cancel(f.client, &calls[CALLS - 1].req);
+    for (int i = 0; i < CALLS; i++) {
+        await(&f, &calls[i]);
+        late += calls[i].status == (calls[i].sent ? OTR_TIMEOUT : OTR_UNREACHABLE);
+        cr_assert(calls[i].done_count == 1);
+    }
+    cr_assert(late == CALLS - 2);
+    cr_assert(calls[0].status == OTR_CANCELED && calls[CALLS - 1].status == OTR_CANCELED);
+    /* And closing ends those that wait, too. */
+    memset(calls, 0, sizeof calls);
+    for (int i = 0; i < CALLS; i++) {
+        cr_assert(start(&f, &calls[i], "POST") == 0);
+    }
+    fixture_close(&f);
+    for (int i = 0; i < CALLS; i++) {
+        cr_assert(calls[i].done_count == 1 && calls[i].status == OTR_CANCELED);
+    }
+}
+
 /* Nobody listens: certainly nothing was sent. */
 Test(http_client, refused)
 {

@@ -1,6 +1,7 @@
 /* Nodes put together: what one shard's replicas do over real connections, journals and loops. */
 #include "lab.h"
 #include "sidecar/core/replica.h"
+#include "sidecar/node/node_internal.h"
 #include "tests/lib/fake_backend.h"
 #include "tests/lib/fake_engine.h"
 
@@ -86,6 +87,81 @@ Test(node, search_shows_only_what_the_log_holds)
 }
 
 /* An engine that is down costs no search: the log has everything. One that comes back empty gets everything again. */
+struct searched {
+    int status; /* -1: not yet */
+    size_t count;
+    bool vectors;
+};
+
+static void on_searched(void *data, int status, const struct node_hit *hits, size_t count, const struct otr_errmsg *msg)
+{
+    struct searched *s = data;
+
+    s->status = status;
+    s->count = count;
+    s->vectors = count > 0 && hits[0].point.vector != NULL;
+    cr_assert(status == 0 || msg->text[0] != '\0');
+}
+
+static bool searched(struct lab *lab, void *data)
+{
+    (void)lab;
+    return ((struct searched *)data)->status >= 0;
+}
+
+static struct searched search_all(struct lab *lab, int i, uint64_t collection, bool with_vector)
+{
+    static const float vector[LAB_DIMENSION] = {5, 1, 0, 0};
+    struct node_search ask = {.collection = collection,
+                              .vector = vector,
+                              .dimension = LAB_DIMENSION,
+                              .k = 100,
+                              .with_vector = with_vector,
+                              .consistency = NODE_LINEARIZABLE,
+                              .timeout_ms = 5000};
+    struct searched s = {.status = -1};
+
+    cr_assert(zero(int, node_search(lab->nodes[i], &ask, on_searched, &s)));
+    lab_until(lab, searched, &s, "the search has ended");
+    return s;
+}
+
+/* What searches hold is bounded, for each and for all together, and given back. */
+Test(node, searches_hold_so_many_bytes_and_no_more)
+{
+    struct lab lab;
+    struct searched s;
+    struct node *n;
+    uint64_t c;
+    int p;
+
+    lab_open(&lab, 1);
+    c = lab_collection(&lab, "fruit");
+    for (int i = 0; i < 20; i++) {
+        char id[16];
+
+        snprintf(id, sizeof id, "point-%d", i);
+        cr_assert(zero(int, lab_put(&lab, c, id, (float)i).status));
+    }
+    p = lab_primary(&lab, 0);
+    n = lab.nodes[p];
+    s = search_all(&lab, p, c, true);
+    cr_assert(s.status == 0 && s.count == 20 && s.vectors);
+    s = search_all(&lab, p, c, false);
+    cr_assert(s.status == 0 && s.count == 20 && !s.vectors);
+    cr_assert(zero(sz, atomic_load(&n->hits.bytes)));
+    n->hits.one_max = 500;
+    cr_assert(eq(int, search_all(&lab, p, c, true).status, OTR_TOOBIG));
+    n->hits.one_max = 1 << 20;
+    atomic_fetch_add(&n->hits.bytes, n->hits.all_max - 500); /* others' */
+    cr_assert(eq(int, search_all(&lab, p, c, true).status, OTR_BUSY));
+    atomic_fetch_sub(&n->hits.bytes, n->hits.all_max - 500);
+    cr_assert(zero(sz, atomic_load(&n->hits.bytes)));
+    s = search_all(&lab, p, c, true);
+    cr_assert(s.status == 0 && s.count == 20);
+    lab_close(&lab);
+}
+
 Test(node, engine_lost_its_data)
 {
     static const char *const urls[] = {"fake:1", "fake:2", "fake:3"};
