@@ -73,7 +73,8 @@ static const struct group {
                 "  bootstrap   writes the coordinator's keys again, from what sidecars know\n"
                 "  set-mode    whether writes wait for the replicas: sync or async\n"
                 "  loss-report lists acknowledged entries that are lost\n"
-                "  enable-compression  lets sidecars compress what they send each other\n"},
+                "  enable-compression  lets sidecars compress what they send each other\n"
+                "  etcd-role   prints how to make etcd's user and role for a cluster\n"},
     {"certs", "  ca          makes a certificate authority for a cluster\n"
               "  node        makes or renews a node's certificate\n"
               "  client      makes or renews a client's certificate\n"
