@@ -518,6 +518,7 @@ static void dispatch(struct replica *r, const struct replica_event *ev, struct r
     case REPLICA_EV_FITNESS:
         r->engine_down = !ev->fitness.engine_up;
         r->disk_full = ev->fitness.disk_full;
+        r->disk_low = ev->fitness.disk_low;
         break;
     case REPLICA_EV_LEAVE:
         handoff_leave(r);

@@ -312,7 +312,8 @@ struct replica_event {
         } handoff;
         struct {
             bool engine_up;
-            bool disk_full;
+            bool disk_full; /* nothing more becomes durable */
+            bool disk_low;  /* soon nothing may: takes over only when it must */
         } fitness;
         struct {
             uint64_t accepted;   /* so many entries may be lost */

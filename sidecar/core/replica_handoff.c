@@ -384,7 +384,7 @@ static bool able(const struct replica *r, const struct replica_offer *o)
            r->leader.node == o->from && r->leader.incarnation == o->incarnation && r->descriptor_known &&
            r->descriptor.epoch == o->epoch && descriptor_has_replica(&r->descriptor, r->config.self) &&
            elect_eligible(r) && !replica_regressed(r) && r->session_open && r->reachable && !r->engine_down &&
-           !r->disk_full && !r->damaged && !r->leaving;
+           !r->disk_full && !r->disk_low && !r->damaged && !r->leaving;
 }
 
 static void ready(struct replica *r, bool is_able, struct replica_actions *out)

@@ -249,6 +249,7 @@ struct replica {
     /* handing over, leaving */
     bool engine_down;
     bool disk_full;               /* nothing of ours becomes durable: an epoch could not begin here */
+    bool disk_low;                /* ... or so it may be soon */
     uint64_t coordinator_lost_ms; /* since when there is no session or no coordinator; 0: there is */
     struct replica_handoff handoff;
     uint64_t handoff_not_before_ms; /* by itself */

@@ -129,13 +129,20 @@ static void done(struct node_work *w)
 static void look_at_space(struct node *n, struct compaction *c, uint64_t now_ms)
 {
     struct statvfs space;
+    bool low;
 
     if (now_ms - c->looked_ms < NODE_HEALTH_EVERY_MS && c->looked_ms != 0) {
         return;
     }
     c->looked_ms = now_ms;
-    c->scarce =
-        statvfs(n->data_dir, &space) == 0 && (uint64_t)space.f_bavail * (uint64_t)space.f_frsize < PRESSED_BYTES;
+    n->disk_free_bytes =
+        statvfs(n->data_dir, &space) == 0 ? (uint64_t)space.f_bavail * (uint64_t)space.f_frsize : UINT64_MAX;
+    c->scarce = n->disk_free_bytes < PRESSED_BYTES;
+    low = n->disk_free_bytes < NODE_ROOM_BYTES;
+    if (low != n->disk_low) {
+        n->disk_low = low;
+        handoff_brief_all(n);
+    }
 }
 
 void compaction_tick(struct node *n, uint64_t now_ms)
@@ -143,10 +150,13 @@ void compaction_tick(struct node *n, uint64_t now_ms)
     struct compaction *c = n->compaction;
     struct compactor_stats stats;
 
-    if (c->working || n->closing || n->dying) {
+    if (n->closing || n->dying) {
         return;
     }
     look_at_space(n, c, now_ms);
+    if (c->working) {
+        return;
+    }
     if (compactor_turn(c->compactor, now_ms, n->disk_full || c->scarce)) {
         c->working = true;
         node_work_start(n, &c->work, run, done);

@@ -201,9 +201,10 @@ void handoff_brief(struct shard *s)
 {
     const struct node *n = s->node;
 
-    shard_feed(s, &(struct replica_event){
-                      .type = REPLICA_EV_FITNESS,
-                      .fitness = {.engine_up = !n->engine_known || n->engine_status.up, .disk_full = n->disk_full}});
+    shard_feed(s, &(struct replica_event){.type = REPLICA_EV_FITNESS,
+                                          .fitness = {.engine_up = !n->engine_known || n->engine_status.up,
+                                                      .disk_full = n->disk_full,
+                                                      .disk_low = n->disk_low}});
 }
 
 void handoff_brief_all(struct node *n)

@@ -45,6 +45,7 @@
 enum {
     NODE_TICK_MS = 10,
     NODE_RESERVE_BYTES = 64 << 20,     /* kept on disk for compaction on a full disk */
+    NODE_ROOM_BYTES = 64 << 20,        /* free, below which a node does not offer to take over */
     NODE_APPEND_BYTES_MAX = 1 << 20,   /* of entries in one message to a peer (one entry may be larger) */
     NODE_PENDING_BYTES_MAX = 60 << 20, /* appended and not yet durable: what primaries send waits then. Below the
                                         * journal's own bound by more than the largest entry. */
@@ -266,6 +267,8 @@ struct node {
     struct flusher *flusher;
     bool flushing;
     bool disk_full;
+    bool disk_low; /* as of the last look, at most a second ago: less than NODE_ROOM_BYTES are free */
+    uint64_t disk_free_bytes;
     uint64_t flush_not_before_ms;
 
     struct shard *shards[OTR_SHARDS_MAX];

@@ -65,6 +65,7 @@ static void read_node(struct node *n)
     m->coordinator_reachable = n->coordinator->reachable;
     m->coordinator_session_open = n->coordinator->session_open;
     m->disk_full = n->disk_full;
+    m->disk_free_bytes = n->disk_free_bytes;
     m->compression_enabled = topology_config(n->topology)->compression != TOPOLOGY_COMPRESSION_NONE;
     m->compress_cpu_seconds_total = n->compression.cpu_ns / 1000000;
     m->decompress_cpu_seconds_total = n->compression.restore_cpu_ns / 1000000;

@@ -55,6 +55,7 @@ struct node;
     X(S, compression_enabled, GAUGE, "1 while the cluster's settings allow compression")                               \
     X(S, loop_busy_ratio, GAUGE_RATIO, "Share of the last half second in which the loop had no spare time")            \
     X(S, disk_full, GAUGE, "1 while writes are refused for want of space")                                             \
+    X(S, disk_free_bytes, GAUGE, "Free where the journal is, as of the last second")                                   \
     X(S, journal_pending_bytes, GAUGE, "Appended and not yet durable")                                                 \
     X(S, held_write_bytes, GAUGE, "Writes held for a moment because their shard has no primary")                       \
     X(S, peer_incoming_bytes, GAUGE, "Calls of peers that are half read or not yet answered")                          \

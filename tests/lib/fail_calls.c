@@ -22,6 +22,7 @@ static atomic_bool loud; /* says what fails */
 static _Atomic(const char *) last = "";
 static _Atomic(const char *) one; /* the only one that counts, and its errno; NULL: all do */
 static atomic_int one_errno;
+static const char *awaited; /* a file, from which on it fails once; NULL: none */
 
 static void print_counts(void)
 {
@@ -38,6 +39,14 @@ __attribute__((constructor)) static void read_environment(void)
         if (strncmp(text, kinds[k], bytes) == 0 && text[bytes] == ':') {
             fail_at[k] = strtoull(text + bytes + 1, NULL, 10);
         }
+    }
+    if (text != NULL && strchr(text, '@') != NULL) {
+        char *name = strdup(text); /* for good */
+
+        *strchr(name, '@') = '\0';
+        awaited = strchr(text, '@') + 1;
+        one_errno = EIO;
+        one = name;
     }
     loud = text != NULL;
     if (text != NULL && strcmp(text, "count") == 0) {
@@ -114,6 +123,9 @@ bool fail_calls_fails(enum fail_kind kind, const char *name)
     char text[128];
     int bytes;
 
+    if (number != 0 && awaited != NULL && unlink(awaited) == 0) {
+        fail_at[kind] = number;
+    }
     if (number == 0 || number != fail_at[kind]) {
         return false;
     }

@@ -9,6 +9,7 @@
  *
  *     OUTRIGGER_FAIL=memory:17    the 17th allocation of the process returns NULL, once
  *     OUTRIGGER_FAIL=call:17      the 17th other call fails, once, in the way it does in earnest
+ *     OUTRIGGER_FAIL=fdatasync@F  the next call of that name, once there is a file F, which is removed
  *     OUTRIGGER_FAIL=count        none; the end of the process says how many there were
  *
  * and what fails is said on standard error before it does; with OUTRIGGER_FAIL_TRACE set and AddressSanitizer, where it

@@ -320,6 +320,7 @@ void faults_end(struct sim *s)
 
         n->coord_blocked = n->coord_deaf = n->coord_reset = false;
         strike_disk_heal(n);
+        handoff_brief_all(s, n);
         if (n->alive && n->paused_until_us != 0) {
             strike_resume(s, n);
         }

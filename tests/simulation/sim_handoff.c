@@ -196,7 +196,9 @@ void handoff_brief(struct sim_shard *sh)
     }
     shard_step(sh, &(struct replica_event){
                        .type = REPLICA_EV_FITNESS,
-                       .fitness = {.engine_up = !sh->node->engine_down, .disk_full = sh->node->space_waited},
+                       .fitness = {.engine_up = !sh->node->engine_down,
+                                   .disk_full = sh->node->space_waited,
+                                   .disk_low = sh->node->disk_full},
                    });
 }
 

@@ -109,6 +109,7 @@ static bool may_lose_log(struct sim *s, int node)
 static void full_end_fire(struct sim *s, struct sim_event *e)
 {
     strike_disk_heal(&s->nodes[e->a]);
+    handoff_brief_all(s, &s->nodes[e->a]);
 }
 
 void strike_disk_heal(struct sim_node *n)
@@ -130,6 +131,7 @@ static bool fill_disk(struct sim *s, struct sim_node *n)
     n->disk_full = true;
     fake_disk_set_capacity(n->disk, fake_disk_used(n->disk) + sim_below(s, 3000));
     sim_after(s, for_us, 0, full_end_fire)->a = (uint64_t)n->id;
+    handoff_brief_all(s, n);
     return true;
 }
 

@@ -187,6 +187,9 @@ Test(replica_succeed, the_unfit_say_so_at_once)
     step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true, .disk_full = true}});
     offer(&f, 2, 1, 21, 8);
     cr_assert(ready(&f, false));
+    step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true, .disk_low = true}});
+    offer(&f, 2, 1, 21, 9);
+    cr_assert(ready(&f, false));
     step(&f, (struct replica_event){.type = REPLICA_EV_FITNESS, .fitness = {.engine_up = true}});
     step(&f, (struct replica_event){.type = REPLICA_EV_LEAVE});
     offer(&f, 2, 1, 21, 7);
