@@ -162,6 +162,7 @@ struct replica_msg {
             uint64_t nonce;
             uint64_t log_id;
             struct otr_position last; /* of its log, durable part */
+            uint64_t commit;          /* index up to which it knows entries to be committed */
             bool hears_primary;       /* heard that incarnation within a grant */
             bool silent;              /* did not hear it for suspect_timeout */
         } answer;

@@ -47,6 +47,7 @@ void elect_on_ask(struct replica *r, otr_node from, const struct replica_msg *ms
     answer.answer.nonce = msg->ask.nonce;
     answer.answer.log_id = r->untrusted || r->seeding || r->loss.phase != LOSS_NONE ? 0 : r->meta.log_id;
     answer.answer.last = replica_position(r, r->durable_index);
+    answer.answer.commit = r->committed_index;
     if (replica_leads(r)) {
         answer.answer.hears_primary = meant; /* it is us */
         answer.answer.silent = !meant;
@@ -69,6 +70,7 @@ void elect_on_answer(struct replica *r, otr_node from, const struct replica_msg 
     p->answer_ms = r->now_ms;
     p->answer_log_id = msg->answer.log_id;
     p->answer_last = msg->answer.last;
+    p->answer_commit = msg->answer.commit;
     p->answer_hears = msg->answer.hears_primary;
     p->answer_silent = msg->answer.silent;
     if (msg->epoch > r->meta.promised) { /* somebody already leads on */
@@ -120,6 +122,7 @@ struct poll {
     uint32_t restless; /* heard it within suspect_timeout, or could be asked and did not say yet */
     uint32_t missed;   /* did not answer; the primary itself is not missed */
     uint32_t better;   /* V6 */
+    uint32_t ahead;    /* know entries to be committed that our log lacks */
 };
 
 uint32_t elect_preference(const struct replica *r, otr_node node)
@@ -174,6 +177,7 @@ static struct poll poll_members(struct replica *r)
             poll.hear += p->answer_hears;
             poll.restless += !p->answer_silent;
             poll.better += better(r, p);
+            poll.ahead += r->descriptor.mode == REPLICA_SYNC && p->answer_commit > r->durable_index;
         } else if (m->node != r->leader.node) {
             poll.missed++;
             poll.restless += replica_connected(r, m->node);
@@ -255,6 +259,13 @@ static void consider(struct replica *r, bool evidence, bool lease_gone, uint64_t
                                                                               : r->descriptor.in_sync_count;
     bool enough;
 
+    /* E4: no member of the set lacks what is committed, unless its disk shows the past, as after a restore from an old
+     * copy: the set and the log id do not tell. Who has the entries leads on, and sends them. */
+    if (poll.ahead > 0) {
+        replica_alarm(r, out,
+                      "another member has committed entries that this log lost: no candidate before it has them again");
+        return;
+    }
     poll_others(r, evidence, &poll);
     enough = poll.answered + poll.ready >= needed && poll.hear == 0;
     if (!evidence && !(lease_gone && silence_ms >= elect_grant_ms(r))) {

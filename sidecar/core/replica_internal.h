@@ -80,6 +80,7 @@ struct replica_peer {
     uint64_t answer_ms;
     uint64_t answer_log_id;
     struct otr_position answer_last;
+    uint64_t answer_commit;
     bool answer_hears, answer_silent;
 };
 

@@ -89,6 +89,7 @@ void wire_pack(const struct node *n, otr_shard shard, const struct replica_msg *
         position->epoch = msg->answer.last.epoch;
         position->index = msg->answer.last.index;
         out->position = position;
+        out->commit = msg->answer.commit;
         out->hears_primary = msg->answer.hears_primary;
         out->silent = msg->answer.silent;
         break;
@@ -217,6 +218,7 @@ int wire_unpack(struct node *n, const Outrigger__V1__ReplicaMessage *in, struct 
         m->answer.nonce = in->nonce;
         m->answer.log_id = in->log_id;
         m->answer.last = position;
+        m->answer.commit = in->commit;
         m->answer.hears_primary = in->hears_primary;
         m->answer.silent = in->silent;
         return 0;

@@ -312,6 +312,49 @@ Test(replica_elect, a_log_that_ends_before_the_published_position_does_not_stand
     fixture_close(&f);
 }
 
+static void step_answer_with_commit(struct fixture *f, uint64_t commit)
+{
+    struct replica_msg msg = {.type = REPLICA_MSG_ANSWER, .epoch = 1, .generation = 1};
+
+    msg.answer.nonce = asked(f, 3);
+    msg.answer.log_id = 301;
+    msg.answer.last = (struct otr_position){1, commit};
+    msg.answer.commit = commit;
+    step(f, (struct replica_event){.type = REPLICA_EV_MSG, .msg = {.from = 3, .msg = &msg}});
+}
+
+/* Its disk shows the past, although set and log id name it; the other member stands instead. */
+Test(replica_elect, a_log_that_lacks_what_another_member_knows_committed_does_not_stand)
+{
+    struct fixture f = fixture_follower(3);
+
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    step_answer_with_commit(&f, 4);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_ALARM), 1));
+    for (int i = 0; i < 100; i++) {
+        step_tick(&f, 10);
+        cr_assert(eq(sz, actions(&f, REPLICA_DO_TXN), 0));
+        if (sent(&f, 3, REPLICA_MSG_ASK) != NULL) {
+            step_answer_with_commit(&f, 4);
+        }
+    }
+    cr_assert(eq(int, status(&f).role, REPLICA_FOLLOWER));
+    fixture_close(&f);
+}
+
+Test(replica_elect, a_log_with_all_that_another_member_knows_committed_stands)
+{
+    struct fixture f = fixture_follower(3);
+
+    step_peer(&f, 2, REPLICA_PEER_DEAD, 21);
+    step_answer_with_commit(&f, 3);
+    for (int i = 0; i < 10 && actions(&f, REPLICA_DO_TXN) == 0; i++) {
+        step_tick(&f, 10);
+    }
+    cr_assert(eq(int, status(&f).role, REPLICA_CANDIDATE));
+    fixture_close(&f);
+}
+
 Test(replica_elect, another_log_id_does_not_stand)
 {
     struct fixture f = fixture_follower(3);
