@@ -397,7 +397,7 @@ test:
 	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) $(if $(BACKEND),--backend $(BACKEND))
 test-long: test
 	$(Q)/usr/bin/python3 tests/run.py --build $(BUILD) --set long $(if $(BACKEND),--backend $(BACKEND))
-# Sidecars and engines killed at random under load for so long, each node in a network namespace of its own; as root.
+# Sidecars and engines killed and the network cut at random under load for so long, each node in a network namespace of its own; as root.
 MINUTES ?= 10
 .PHONY: soak
 soak: all servers
@@ -440,7 +440,7 @@ help:
 	@echo "make conformance   coordination backends against real servers; BACKEND=etcd, consul or fake for one"
 	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"
 	@echo "make failing-calls a node one of whose calls fails: FAILING=memory:17 for one, all for each"
-	@echo "make soak          sidecars and engines killed under load for MINUTES (10), histories checked; as root"
+	@echo "make soak          sidecars and engines killed, the network cut, under load for MINUTES (10), histories checked; as root"
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many, HOURS=h for so long"
 	@echo "make bench-compress  what compressing entries gains and costs"

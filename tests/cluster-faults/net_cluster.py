@@ -145,6 +145,11 @@ class NetCluster(Cluster):
         os.close(self._back)
         return wrong
 
+    def forget(self):
+        """Frees what was kept of processes and clients that are gone."""
+        self.close_clients()
+        self.known = [process for process in self.known if process.runs]
+
     def remove(self):
         shutil.rmtree(self.directory, ignore_errors=True)
 

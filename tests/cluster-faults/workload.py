@@ -130,6 +130,16 @@ class Workload:
         client.close()
         return problems
 
+    def last_values(self):
+        """{key: value} as read back last, of all keys of which it is certain."""
+        uncertain = {key for key, operation in self.entries if operation.end is None}
+        return {key: operation.value for key, operation in self.entries if not operation.write and key not in uncertain}
+
+    def forget(self):
+        """Frees what was noted; nothing can be asked any more."""
+        for noted in (self.entries, self.acks, self.reads, self.failed):
+            noted.clear()
+
     def check(self):
         """Everything that is wrong, in words."""
         histories = defaultdict(list)
