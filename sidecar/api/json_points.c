@@ -46,6 +46,32 @@ static int next_member(struct json *j, const char *const *names, unsigned *seen,
     return 0;
 }
 
+/* Reads the value of the member with that number. */
+typedef int (*member_cb)(struct json *j, void *data, int which);
+
+/* The whole text: one object of these members; those of the bits `needed` must be there. */
+static int read_whole(struct json *j, const char *const *names, unsigned needed, member_cb read, void *data)
+{
+    unsigned seen = 0;
+    int which;
+    int rv = json_object_begin(j);
+
+    for (bool first = true; rv == 0; first = false) {
+        rv = next_member(j, names, &seen, first, &which);
+        if (rv != 0 || which < 0) {
+            break;
+        }
+        rv = read(j, data, which);
+    }
+    for (which = 0; rv == 0 && names[which] != NULL; which++) {
+        if ((needed & ~seen & (1U << which)) != 0) {
+            otr_errmsg_set(j->msg, "no \"%s\"", names[which]);
+            rv = OTR_INVALID;
+        }
+    }
+    return rv == 0 ? json_end(j) : rv;
+}
+
 static bool take_null(struct json *j)
 {
     return json_peek(j) == 'n' && json_null(j) == 0;
@@ -372,33 +398,32 @@ static int read_ids(struct json *j, struct json_points *out)
     }
 }
 
+struct list {
+    struct json_points *out;
+    const struct json_vector_rules *rules;
+    const struct otr_request_id *request_id;
+};
+
+static int read_list_member(struct json *j, void *data, int which)
+{
+    const struct list *l = data;
+
+    (void)which;
+    return l->rules != NULL ? read_points(j, l->out, l->rules, l->request_id) : read_ids(j, l->out);
+}
+
 /* An object with the one member `name`, whose value is read by read_points or (rules NULL) read_ids. */
 static int read_list(struct json_points *out, const char *name, const struct json_vector_rules *rules,
                      const struct otr_request_id *request_id, char *text, size_t bytes, struct otr_errmsg *msg)
 {
     const char *const names[] = {name, NULL};
+    struct list list = {out, rules, request_id};
     struct json j;
-    unsigned seen = 0;
-    int which;
     int rv;
 
     *out = (struct json_points){0};
     json_init(&j, text, bytes, msg);
-    rv = json_object_begin(&j);
-    for (bool first = true; rv == 0; first = false) {
-        rv = next_member(&j, names, &seen, first, &which);
-        if (rv != 0 || which < 0) {
-            break;
-        }
-        rv = rules != NULL ? read_points(&j, out, rules, request_id) : read_ids(&j, out);
-    }
-    if (rv == 0 && seen == 0) {
-        otr_errmsg_set(msg, "no \"%s\"", name);
-        rv = OTR_INVALID;
-    }
-    if (rv == 0) {
-        rv = json_end(&j);
-    }
+    rv = read_whole(&j, names, 1, read_list_member, &list);
     if (rv == 0) {
         rv = refuse_twins(out, name, msg);
     }
@@ -457,10 +482,17 @@ static int read_filter(struct json *j, struct json_search *out)
 enum search_member { SEARCH_VECTOR, SEARCH_K, SEARCH_THRESHOLD, SEARCH_FILTER, SEARCH_WITH_VECTOR };
 static const char *const search_names[] = {"vector", "k", "score_threshold", "filter", "with_vector", NULL};
 
-static int read_search_member(struct json *j, struct json_search *out, const struct json_vector_rules *rules, int which)
+struct search {
+    struct json_search *out;
+    const struct json_vector_rules *rules;
+};
+
+static int read_search_value(struct json *j, const struct search *s, int which)
 {
+    struct json_search *out = s->out;
+
     if (which == SEARCH_VECTOR) {
-        return read_vector(j, rules, &out->arena, &out->vector);
+        return read_vector(j, s->rules, &out->arena, &out->vector);
     }
     if (take_null(j)) {
         return 0;
@@ -479,38 +511,28 @@ static int read_search_member(struct json *j, struct json_search *out, const str
     }
 }
 
+static int read_search_member(struct json *j, void *data, int which)
+{
+    int rv = read_search_value(j, data, which);
+
+    if (rv != 0 && j->element == JSON_NO_ELEMENT) {
+        otr_errmsg_wrap(j->msg, "%s", search_names[which]);
+    } else if (rv != 0) {
+        otr_errmsg_wrap(j->msg, "%s[%zu]", search_names[which], j->element);
+    }
+    return rv;
+}
+
 int json_search_read(struct json_search *out, const struct json_vector_rules *rules, char *text, size_t bytes,
                      struct otr_errmsg *msg)
 {
+    struct search search = {out, rules};
     struct json j;
-    unsigned seen = 0;
-    int which;
     int rv;
 
     *out = (struct json_search){.k = JSON_SEARCH_K_DEFAULT};
     json_init(&j, text, bytes, msg);
-    rv = json_object_begin(&j);
-    for (bool first = true; rv == 0; first = false) {
-        rv = next_member(&j, search_names, &seen, first, &which);
-        if (rv != 0 || which < 0) {
-            break;
-        }
-        rv = read_search_member(&j, out, rules, which);
-        if (rv != 0) {
-            if (j.element == JSON_NO_ELEMENT) {
-                otr_errmsg_wrap(msg, "%s", search_names[which]);
-            } else {
-                otr_errmsg_wrap(msg, "%s[%zu]", search_names[which], j.element);
-            }
-        }
-    }
-    if (rv == 0 && out->vector == NULL) {
-        otr_errmsg_set(msg, "no \"vector\"");
-        rv = OTR_INVALID;
-    }
-    if (rv == 0) {
-        rv = json_end(&j);
-    }
+    rv = read_whole(&j, search_names, 1U << SEARCH_VECTOR, read_search_member, &search);
     json_close(&j);
     if (rv != 0) {
         json_search_close(out);
@@ -567,38 +589,31 @@ static int read_metric(struct json *j, enum otr_metric *metric)
     return rv;
 }
 
+enum collection_member { COLLECTION_NAME, COLLECTION_DIMENSION, COLLECTION_METRIC };
+static const char *const collection_names[] = {"name", "dimension", "metric", NULL};
+
+static int read_collection_member(struct json *j, void *data, int which)
+{
+    struct json_collection *out = data;
+    int rv = which == COLLECTION_NAME        ? read_name(j, out->name)
+             : which == COLLECTION_DIMENSION ? read_dimension(j, &out->dimension)
+                                             : read_metric(j, &out->metric);
+
+    if (rv != 0) {
+        otr_errmsg_wrap(j->msg, "%s", collection_names[which]);
+    }
+    return rv;
+}
+
 int json_collection_read(struct json_collection *out, char *text, size_t bytes, struct otr_errmsg *msg)
 {
-    static const char *const names[] = {"name", "dimension", "metric", NULL};
     struct json j;
-    unsigned seen = 0;
-    int which;
     int rv;
 
     *out = (struct json_collection){.metric = OTR_METRIC_COSINE};
     json_init(&j, text, bytes, msg);
-    rv = json_object_begin(&j);
-    for (bool first = true; rv == 0; first = false) {
-        rv = next_member(&j, names, &seen, first, &which);
-        if (rv != 0 || which < 0) {
-            break;
-        }
-        rv = which == 0   ? read_name(&j, out->name)
-             : which == 1 ? read_dimension(&j, &out->dimension)
-                          : read_metric(&j, &out->metric);
-        if (rv != 0) {
-            otr_errmsg_wrap(msg, "%s", names[which]);
-        }
-    }
-    for (which = 0; rv == 0 && which < 2; which++) {
-        if ((seen & (1U << which)) == 0) {
-            otr_errmsg_set(msg, "no \"%s\"", names[which]);
-            rv = OTR_INVALID;
-        }
-    }
-    if (rv == 0) {
-        rv = json_end(&j);
-    }
+    rv = read_whole(&j, collection_names, 1U << COLLECTION_NAME | 1U << COLLECTION_DIMENSION, read_collection_member,
+                    out);
     json_close(&j);
     return rv;
 }

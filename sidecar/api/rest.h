@@ -112,6 +112,7 @@ struct rest_request {
         enum otr_metric metric;
     } collection;
     rest_step found; /* goes on once the collection is known */
+    rest_step after_parsing;
     uv_work_t work;
     int parsed; /* of the parser on the thread pool */
     struct otr_errmsg msg;

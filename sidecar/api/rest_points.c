@@ -147,34 +147,43 @@ static void write_points(struct rest_request *r, enum record_kind kind)
 
 /* --- bodies ------------------------------------------------------------------------------------------------------- */
 
-static void parsed(struct rest_request *r, rest_step next)
+static void parsed(struct rest_request *r)
 {
     if (r->parsed != 0) {
         rest_error(r, r->parsed, r->msg.text);
     } else if (!rest_still_wanted(r)) {
         rest_error(r, OTR_TIMEOUT, "the time was over before the work began");
     } else {
-        next(r);
+        r->after_parsing(r);
+    }
+}
+
+static void parse_done(uv_work_t *work, int status)
+{
+    (void)status;
+    if (rest_returned(work->data)) {
+        parsed(work->data);
     }
 }
 
 /* Large bodies are parsed on the thread pool: the loop thread has beacons to answer meanwhile (PROTOCOL G2). */
-static void parse(struct rest_request *r, void (*work)(uv_work_t *), void (*after)(uv_work_t *, int), rest_step next)
+static void parse(struct rest_request *r, void (*work)(uv_work_t *), rest_step next)
 {
     if (r->body == NULL) {
         rest_error(r, OTR_INVALID, "no body");
         return;
     }
     r->work.data = r;
+    r->after_parsing = next;
     if (r->body_bytes > REST_INLINE_BYTES) {
         rest_pending(r);
-        if (uv_queue_work(r->api->loop, &r->work, work, after) == 0) {
+        if (uv_queue_work(r->api->loop, &r->work, work, parse_done) == 0) {
             return;
         }
         r->pending--;
     }
     work(&r->work);
-    parsed(r, next);
+    parsed(r);
 }
 
 /* --- PUT points --------------------------------------------------------------------------------------------------- */
@@ -192,17 +201,9 @@ static void put_work(uv_work_t *work)
     r->parsed = json_points_read(&r->points, &rules, &r->request_id, r->body, r->body_bytes, &r->msg);
 }
 
-static void put_after(uv_work_t *work, int status)
-{
-    (void)status;
-    if (rest_returned(work->data)) {
-        parsed(work->data, put_parsed);
-    }
-}
-
 static void put_found(struct rest_request *r)
 {
-    parse(r, put_work, put_after, put_parsed);
+    parse(r, put_work, put_parsed);
 }
 
 void rest_points_put(struct rest_request *r)
@@ -224,17 +225,9 @@ static void delete_work(uv_work_t *work)
     r->parsed = json_ids_read(&r->points, r->body, r->body_bytes, &r->msg);
 }
 
-static void delete_after(uv_work_t *work, int status)
-{
-    (void)status;
-    if (rest_returned(work->data)) {
-        parsed(work->data, delete_parsed);
-    }
-}
-
 static void delete_found(struct rest_request *r)
 {
-    parse(r, delete_work, delete_after, delete_parsed);
+    parse(r, delete_work, delete_parsed);
 }
 
 void rest_points_delete(struct rest_request *r)
@@ -418,17 +411,9 @@ static void search_work(uv_work_t *work)
     r->parsed = json_search_read(&r->search, &rules, r->body, r->body_bytes, &r->msg);
 }
 
-static void search_after(uv_work_t *work, int status)
-{
-    (void)status;
-    if (rest_returned(work->data)) {
-        parsed(work->data, search_parsed);
-    }
-}
-
 static void search_found(struct rest_request *r)
 {
-    parse(r, search_work, search_after, search_parsed);
+    parse(r, search_work, search_parsed);
 }
 
 void rest_points_search(struct rest_request *r)

@@ -186,6 +186,20 @@ static void read_end(struct shard_read *r)
     free(r);
 }
 
+/* The key's value out of an answer; NULL: there is none, or the reading has failed. */
+static const struct otr_kv *take_value(struct shard_read *r, int status, const struct otr_get_result *result,
+                                       const char *key)
+{
+    r->failed = r->failed || status != 0 || !coordinator_check_answer(r->shard->node, result, r->began_revision);
+    return r->failed ? NULL : pick(result, key);
+}
+
+static void value_is_bad(struct shard_read *r, const char *key, const struct otr_errmsg *why)
+{
+    log_error(r->shard->subject, "key %s: %s", key, why->text);
+    r->failed = true;
+}
+
 static void on_descriptor(struct otr_get_req *req, int status, const struct otr_get_result *result,
                           const struct otr_errmsg *msg)
 {
@@ -196,17 +210,13 @@ static void on_descriptor(struct otr_get_req *req, int status, const struct otr_
     char key[KEY_MAX];
 
     (void)msg;
-    r->failed = r->failed || status != 0 || !coordinator_check_answer(n, result, r->began_revision);
-    if (!r->failed) {
-        key_shard(key, n->cluster, r->shard->id);
-        kv = pick(result, key);
-        if (kv != NULL && value_descriptor_parse(n->topology, kv->value, &r->descriptor, &why) == 0) {
-            r->found = true;
-            r->revision = kv->revision;
-        } else if (kv != NULL) {
-            log_error(r->shard->subject, "key %s: %s", key, why.text);
-            r->failed = true;
-        }
+    key_shard(key, n->cluster, r->shard->id);
+    kv = take_value(r, status, result, key);
+    if (kv != NULL && value_descriptor_parse(n->topology, kv->value, &r->descriptor, &why) == 0) {
+        r->found = true;
+        r->revision = kv->revision;
+    } else if (kv != NULL) {
+        value_is_bad(r, key, &why);
     }
     read_end(r);
 }
@@ -221,18 +231,14 @@ static void on_lease(struct otr_get_req *req, int status, const struct otr_get_r
     char key[KEY_MAX];
 
     (void)msg;
-    r->failed = r->failed || status != 0 || !coordinator_check_answer(n, result, r->began_revision);
-    if (!r->failed) {
-        key_lease(key, n->cluster, r->shard->id);
-        kv = pick(result, key);
-        if (kv != NULL && value_lease_parse(n->topology, kv->value, &r->lease, &why) == 0) {
-            r->lease.present = true;
-            r->lease.revision = kv->revision;
-            snprintf(r->lease.session, sizeof r->lease.session, "%s", kv->session);
-        } else if (kv != NULL) {
-            log_error(r->shard->subject, "key %s: %s", key, why.text);
-            r->failed = true;
-        }
+    key_lease(key, n->cluster, r->shard->id);
+    kv = take_value(r, status, result, key);
+    if (kv != NULL && value_lease_parse(n->topology, kv->value, &r->lease, &why) == 0) {
+        r->lease.present = true;
+        r->lease.revision = kv->revision;
+        snprintf(r->lease.session, sizeof r->lease.session, "%s", kv->session);
+    } else if (kv != NULL) {
+        value_is_bad(r, key, &why);
     }
     read_end(r);
 }

@@ -174,9 +174,9 @@ ProtobufCMessage *stranger_next(struct stranger_call *call, const ProtobufCMessa
     if (left < GRPC_PREFIX_BYTES + bytes) {
         return NULL;
     }
-    cr_assert(zero(uint, at[0])); /* plain */
+    cr_assert(at[0] == 0); /* plain */
     call->in_next += GRPC_PREFIX_BYTES + bytes;
     message = protobuf_c_message_unpack(type, NULL, bytes, at + GRPC_PREFIX_BYTES);
-    cr_assert(ne(ptr, message, NULL));
+    cr_assert(message != NULL);
     return message;
 }
