@@ -4,13 +4,9 @@
 #
 #   fetch-etcd.sh        this system's: $BUILD/servers/etcd/usr/bin/etcd and etcdctl (Debian 12: 3.4)
 #   fetch-etcd.sh 3.5    Debian 13's, for tests: $BUILD/servers/etcd-3.5/usr/bin/etcd (statically linked, runs on both)
-#
-# Debian 13's package comes from the mirror that this system takes its own packages from, by a configuration and package
-# lists of their own under $BUILD: what apt knows of this system stays as it is.
 set -eu
 
 build=$(mkdir -p "${BUILD:-build}" && cd "${BUILD:-build}" && pwd)
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 version=${1:-}
 target=$build/servers/etcd${version:+-$version}
 stamp=$target/.unpacked
@@ -29,39 +25,14 @@ if [ -e "$stamp" ] && [ -x "$target/usr/bin/etcd" ]; then
     exit 0
 fi
 command -v apt-get >/dev/null && command -v dpkg >/dev/null || fail "needs apt-get and dpkg (Debian or a relative of it)"
+. "$(dirname "$0")/other-release.sh"
 
 mkdir -p "$build/servers"
 work=$(mktemp -d "$build/servers/etcd.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/root"
 
-# Debian 13 beside this system: sources, lists and cache of its own.
-use_trixie() {
-    # The mirror of this very release: the line without a "-updates" or "-security" behind its name.
-    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' |
-        awk -v release="$release" '$1 == release && !found { print $2; found = 1 }')
-    [ -n "$mirror" ] || fail "apt names no mirror for \"$release\": no etcd 3.5"
-    [ -e "$keyring" ] || fail "$keyring is missing: no etcd 3.5"
-    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
-    echo "deb [signed-by=$keyring] $mirror trixie main" >"$work/apt/sources.list"
-    cat >"$work/apt/apt.conf" <<EOF
-Dir::Etc::SourceList "$work/apt/sources.list";
-Dir::Etc::SourceParts "/dev/null";
-Dir::Etc::Preferences "/dev/null";
-Dir::Etc::PreferencesParts "/dev/null";
-Dir::State::Lists "$work/apt/lists";
-Dir::Cache "$work/apt/cache";
-Acquire::Languages "none";
-EOF
-    export APT_CONFIG="$work/apt/apt.conf"
-    apt-get -q -o APT::Sandbox::User=root update >"$work/log" 2>&1 && ! grep -q '^[EW]:' "$work/log" || {
-        cat "$work/log" >&2
-        fail "cannot read Debian 13's package list from this system's mirror: no etcd 3.5"
-    }
-}
-
-[ -z "$version" ] || use_trixie
+[ -z "$version" ] || use_release trixie "$work/apt" "etcd $version"
 
 # apt fetches as the user _apt if it can; that needs a directory which that user may write to, else it warns.
 for package in $packages; do
