@@ -11,7 +11,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { APPLY_BYTES = 4 << 20 };
+enum { APPLY_BYTES = 4 << 20, APPLY_AGAIN_MS = 100 };
 
 struct apply_read {
     struct node_work work;
@@ -121,10 +121,14 @@ static void read_done(struct node_work *w)
         free(a);
         return;
     }
-    if (damage_is(rv)) {
+    if (damage_is(s, rv)) {
         /* Nothing more goes into the store: it is about to be replaced, or another leads on. */
         s->apply_stuck = a->log_id == s->meta.log_id;
+        otr_errmsg_wrap(&a->msg, "entries for the store");
         damage_met(s, a->log_id, a->msg.text);
+    } else if (rv == OTR_IO) {
+        LOG_LIMITED(LOG_WARN, s->subject, "entries are read again: %s", a->msg.text);
+        s->apply_again_ms = clock_now_ms() + APPLY_AGAIN_MS;
     } else if (rv != 0) {
         log_error(s->subject, "%s", a->msg.text);
         failed(s, rv);
@@ -164,7 +168,7 @@ void apply_advance(struct shard *s)
     int rv = 0;
 
     while (rv == 0 && s->stored < s->commit && !s->apply_reading && !s->apply_stuck && !digest_holds(s) &&
-           s->seed_in == NULL) {
+           s->apply_again_ms == 0 && s->seed_in == NULL) {
         struct journal_bytes entries = {0};
 
         rv = journal_read(s->node->journal, s->id, s->stored + 1, s->commit, APPLY_BYTES, &entries);
@@ -184,6 +188,14 @@ void apply_advance(struct shard *s)
     }
     if (moved) {
         progressed(s);
+    }
+}
+
+void apply_tick(struct shard *s, uint64_t now_ms)
+{
+    if (s->apply_again_ms != 0 && now_ms >= s->apply_again_ms) {
+        s->apply_again_ms = 0;
+        apply_advance(s);
     }
 }
 

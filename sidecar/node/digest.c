@@ -165,7 +165,7 @@ static void range_send(struct range_read *r)
     } else if (rv == 0) {
         rv = send_points(r, points);
     }
-    if (damage_is(rv)) {
+    if (damage_is(r->shard, rv)) {
         damage_met(r->shard, r->log_id, "points for a repair do not read as they were written");
     }
     free(points);

@@ -87,7 +87,7 @@ static void read_done(struct node_work *w)
         journal_reader_free(r->reader);
         feeder_read_again(f);
         feeder_pause(f, "read the journal", r->status, NULL);
-        if (damage_is(r->status)) {
+        if (damage_is(f->s, r->status)) {
             damage_met(f->s, r->log_id, "entries for the engine do not read as they were written");
         }
     } else if (r->points > 0) {

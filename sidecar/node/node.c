@@ -306,6 +306,7 @@ static void on_tick(uv_timer_t *timer)
         read_wait_check(s, now);
         feeder_kick(s->feeder);
         seed_receive_tick(s);
+        apply_tick(s, now);
         digest_tick(s, now);
         shard_note_progress(s, now, false);
     }

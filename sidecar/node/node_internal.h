@@ -160,9 +160,10 @@ struct shard {
     uint64_t stored;      /* is in the store */
     struct lag_clock lag; /* of the log's end */
     bool apply_reading;
-    bool apply_stuck;       /* an entry cannot be read: until the replica is seeded */
-    struct feeder *feeder;  /* the engine's side */
-    uint64_t metas_durable; /* how many of the metas written */
+    uint64_t apply_again_ms; /* when a read that failed is tried again; 0: none has */
+    bool apply_stuck;        /* an entry cannot be read: until the replica is seeded */
+    struct feeder *feeder;   /* the engine's side */
+    uint64_t metas_durable;  /* how many of the metas written */
 
     struct {
         uint64_t told_ms;                 /* primary: the replicas, last */
@@ -176,8 +177,10 @@ struct shard {
         uint64_t patience_ms;
         otr_node primary;
     } digest;
-    bool damaged;          /* something of what is held here does not read any more; until it was seeded */
-    uint32_t search_extra; /* how many more than k the engine is asked for */
+    uint32_t read_failures;  /* of the log's files, lately */
+    uint64_t read_failed_ms; /* the first of them */
+    bool damaged;            /* something of what is held here does not read any more; until it was seeded */
+    uint32_t search_extra;   /* how many more than k the engine is asked for */
     struct read_wait *waits;
     struct later waits_later;
     bool waits_queued;
@@ -369,6 +372,7 @@ void held_free(struct shard *s);
 
 /* apply.c */
 void apply_advance(struct shard *s);
+void apply_tick(struct shard *s, uint64_t now_ms);
 /* At start, blocking: entries up to `committed` into the store. */
 int apply_recover(struct shard *s, uint64_t committed, struct otr_errmsg *msg);
 bool apply_same_id(void *data, journal_place place, const char *id, size_t id_bytes);
@@ -503,8 +507,8 @@ void digest_forget(struct shard *s);
 int scrub_start(struct node *n, const struct node_config *config);
 void scrub_tick(struct node *n, uint64_t now_ms);
 void scrub_stop(struct node *n);
-/* A status of reading what was durable once that means damage. */
-bool damage_is(int status);
+/* Whether a status of reading what was durable once means damage; who is told that it does not tries again. */
+bool damage_is(struct shard *s, int status);
 /* A read of the log with this id met damage: `where` is for the log lines. May be called while the shard is stepped. */
 void damage_met(struct shard *s, uint64_t log_id, const char *where);
 /* Everything that was held is given up. */

@@ -164,7 +164,7 @@ static void append_work_done(struct node_work *work)
     }
     if (job != NULL && job->token == w->token && job->reading) {
         job->reading = false;
-        if (damage_is(w->status)) {
+        if (damage_is(s, w->status)) {
             damage_met(s, w->log_id, "entries for a replica do not read as they were written");
             append_end(s, job, job->msg.append.prev.index, OTR_GONE); /* the live points may all be there */
         } else if (w->status != 0) {

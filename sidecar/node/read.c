@@ -186,7 +186,7 @@ static void get_collect(struct get *g)
             found[count++] = p;
         }
     }
-    if (damage_is(g->status)) {
+    if (damage_is(g->shard, g->status)) {
         damage_met(g->shard, g->log_id, "a point that was read does not read as it was written");
     }
     /* Checked again after the work, before the answer leaves (DESIGN 4.5). */

@@ -14,7 +14,12 @@
 
 #include <stdlib.h>
 
-enum { SCRUB_PIECE_BYTES = 1 << 20 };
+enum {
+    SCRUB_PIECE_BYTES = 1 << 20,
+    READ_FAILURES = 3,        /* so many failed reads, */
+    READ_AGAIN_MS = 200,      /* over so long at least, */
+    READ_FORGIVEN_MS = 60000, /* and within this, are damage */
+};
 
 struct scrub {
     struct node_work work;
@@ -28,11 +33,21 @@ struct scrub {
 
 /* --- damage ------------------------------------------------------------------------------------------------------- */
 
-/* A read that failed for the moment (OTR_IO) says nothing about what is on the disk: it is tried again. What can never
- * be read is found by scrubbing. */
-bool damage_is(int status)
+/* A read that failed once (OTR_IO) may have failed for the moment: everybody tries again. What failed again and again
+ * is lost, as when a sector cannot be read. Reads that succeed meanwhile were of other places, and prove nothing. */
+bool damage_is(struct shard *s, int status)
 {
-    return status == OTR_CORRUPT;
+    uint64_t now_ms = clock_now_ms();
+
+    if (status != OTR_IO) {
+        return status == OTR_CORRUPT;
+    }
+    if (s->read_failures == 0 || now_ms - s->read_failed_ms > READ_FORGIVEN_MS) {
+        s->read_failed_ms = now_ms;
+        s->read_failures = 0;
+    }
+    s->read_failures++;
+    return s->read_failures >= READ_FAILURES && now_ms - s->read_failed_ms >= READ_AGAIN_MS;
 }
 
 void damage_met(struct shard *s, uint64_t log_id, const char *where)
@@ -50,6 +65,7 @@ void damage_met(struct shard *s, uint64_t log_id, const char *where)
 void damage_gone(struct shard *s)
 {
     s->damaged = false;
+    s->read_failures = 0;
 }
 
 /* --- scrubbing ---------------------------------------------------------------------------------------------------- */

@@ -244,7 +244,7 @@ static void read_run(struct node_work *w)
 
 static void was_read(struct search *x)
 {
-    if (damage_is(x->status)) {
+    if (damage_is(x->shard, x->status)) {
         damage_met(x->shard, x->log_id, "a point that was searched does not read as it was written");
     }
     forget_reader(x);

@@ -193,7 +193,7 @@ static void piece_done(struct node_work *w)
     if (o->status != 0) {
         log_error(o->shard->subject, "seeding: cannot read the points: %s", otr_strerror(o->status));
         peer_seed_cancel(o->stream); /* ends in on_done */
-        if (damage_is(o->status)) {
+        if (damage_is(o->shard, o->status)) {
             damage_met(o->shard, o->log_id, "points for a replica do not read as they were written");
         }
         return;

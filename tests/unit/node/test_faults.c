@@ -231,6 +231,102 @@ Test(faults, a_failed_read_leaves_no_hole_in_the_engine)
     lab_close(&lab);
 }
 
+static bool is_damaged(struct lab *lab, void *data)
+{
+    return node_shard(lab->nodes[*(int *)data], 0)->damaged;
+}
+
+static bool is_whole(struct lab *lab, void *data)
+{
+    return !is_damaged(lab, data) && lab_in_sync(lab, NULL);
+}
+
+/* All nodes anew, so that nothing that was written is in memory any more. */
+static uint64_t start_from_disk(struct lab *lab)
+{
+    uint64_t c;
+
+    lab_open_small(lab, 1, false);
+    c = lab_collection(lab, "things");
+    for (int i = 0; i < 120; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "p%03d", i);
+        lab_put(lab, c, id, (float)i);
+    }
+    for (int i = 0; i < LAB_NODES; i++) {
+        lab_stop(lab, i);
+    }
+    for (int i = 0; i < LAB_NODES; i++) {
+        lab_start(lab, i);
+    }
+    lab_until(lab, lab_opened, NULL, "all are back");
+    lab_until(lab, lab_in_sync, NULL, "all are in sync");
+    return c;
+}
+
+static void bad_sectors(struct lab *lab, int node)
+{
+    put_bad_disk_below(lab->nodes[node]);
+    failing_reads = UINT_MAX / 2;
+}
+
+static void damaged_and_healed(struct lab *lab, int node, uint64_t c)
+{
+    int status;
+
+    lab_until(lab, is_damaged, &node, "it is damaged");
+    failing_reads = 0;
+    lab_until(lab, is_whole, &node, "it was seeded anew");
+    cr_assert(eq(flt, lab_get(lab, node, c, "p007", NODE_EVENTUAL, &status), 7));
+    lab_close(lab);
+}
+
+/* One read that fails is no damage; reads that fail again and again are, for whoever makes them. */
+Test(faults, sectors_that_cannot_be_read_met_by_clients)
+{
+    struct lab lab;
+    uint64_t c = start_from_disk(&lab);
+    int q = (lab_primary(&lab, 0) + 1) % LAB_NODES;
+    int status;
+
+    put_bad_disk_below(lab.nodes[q]);
+    failing_reads = 1;
+    cr_assert(isnan(lab_get(&lab, q, c, "p007", NODE_EVENTUAL, &status)));
+    cr_assert(eq(int, status, OTR_IO));
+    turn(&lab, 250);
+    cr_assert(eq(flt, lab_get(&lab, q, c, "p007", NODE_EVENTUAL, &status), 7));
+    bad_sectors(&lab, q);
+    for (int i = 0; i < 3 && !is_damaged(&lab, &q); i++) {
+        cr_assert(isnan(lab_get(&lab, q, c, "p007", NODE_EVENTUAL, &status)));
+    }
+    damaged_and_healed(&lab, q, c);
+}
+
+Test(faults, sectors_that_cannot_be_read_met_by_the_node_itself)
+{
+    struct lab lab;
+    uint64_t c = start_from_disk(&lab);
+    int q = (lab_primary(&lab, 0) + 1) % LAB_NODES;
+    int p;
+
+    lab_stop(&lab, q);
+    for (int i = 0; i < 50; i++) {
+        lab_put(&lab, c, "more", (float)i);
+    }
+    for (int i = 0; i < LAB_NODES; i++) { /* what it is to be sent is in files alone */
+        if (i != q) {
+            lab_stop(&lab, i);
+            lab_start(&lab, i);
+            lab_until(&lab, lab_writable, NULL, "writable");
+            lab_until(&lab, lab_in_sync, NULL, "in sync");
+        }
+    }
+    p = lab_primary(&lab, 0);
+    bad_sectors(&lab, p);
+    lab_start(&lab, q);
+    damaged_and_healed(&lab, p, c);
+}
+
 static bool a_disk_is_full(struct lab *lab, void *data)
 {
     return lab->nodes[*(int *)data]->disk_full;
