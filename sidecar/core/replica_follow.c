@@ -75,7 +75,7 @@ static bool append_well_formed(const struct replica_msg *msg)
     return true;
 }
 
-/* What lies at or below the seed's base is committed, and therefore the same everywhere (I3). */
+/* What lies at or below the base is committed, and therefore the same everywhere (I3), as far as none was given up. */
 static bool has_predecessor(const struct replica *r, struct otr_position prev)
 {
     return prev.index < r->base.index ||
@@ -173,6 +173,12 @@ void follow_on_append(struct replica *r, otr_node from, const struct replica_msg
         return;
     }
     if (r->untrusted) {
+        refuse(r, from, msg->epoch, REPLICA_REFUSE_SEED, (struct otr_position){0}, out);
+        return;
+    }
+    if (msg->append.prev.index < r->base.index && loss_possible(r, msg->append.lossy_epoch)) {
+        /* Below the base there is nothing to compare with, and here it need not be the same: what is lost is noted when
+         * the seed begins. */
         refuse(r, from, msg->epoch, REPLICA_REFUSE_SEED, (struct otr_position){0}, out);
         return;
     }

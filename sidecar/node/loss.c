@@ -271,18 +271,22 @@ static void loss_end(struct loss_job *j)
 
 static void loss_done(struct node_work *w);
 
-/* What compaction has taken cannot be listed; the rest is. */
+/* What compaction has taken, or came as a seed, cannot be listed; the rest is. */
 static bool skip_compacted(struct loss_job *j)
 {
     struct journal_shard_state state;
+    uint64_t first = j->last + 1;
 
-    if (journal_shard(j->shard->node->journal, j->shard->id, &state) == 0 || state.first.index <= j->next ||
-        state.first.index > j->last) {
+    if (journal_shard(j->shard->node->journal, j->shard->id, &state) == 0 ||
+        (state.first.index != 0 && state.first.index <= j->next)) {
         return false;
     }
+    if (state.first.index != 0 && state.first.index < first) {
+        first = state.first.index;
+    }
     log_warn(j->shard->subject, "of the entries that are lost %llu to %llu are compacted and cannot be listed",
-             (unsigned long long)j->next, (unsigned long long)state.first.index - 1);
-    j->next = state.first.index;
+             (unsigned long long)j->next, (unsigned long long)first - 1);
+    j->next = first;
     return true;
 }
 
@@ -295,7 +299,9 @@ static void loss_go(struct loss_job *j)
 
         j->status = journal_read(n->journal, j->shard->id, j->next, j->last, LOSS_CHUNK_BYTES, &entries);
         if (j->status == OTR_GONE && skip_compacted(j)) {
-            j->status = journal_read(n->journal, j->shard->id, j->next, j->last, LOSS_CHUNK_BYTES, &entries);
+            j->status = 0;
+            loss_go(j);
+            return;
         }
         if (j->status == 0) {
             add_entries(j, &entries);

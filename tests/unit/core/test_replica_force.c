@@ -362,3 +362,28 @@ Test(replica_loss, whoever_gives_up_entries_stands_for_nothing)
     }
     fixture_close(&f);
 }
+
+/* A log that began with a seed, or that compaction has shortened, cannot be compared below its base. A leader whose log
+ * ended there would otherwise be told for ever what it cannot believe. */
+Test(replica_loss, below_the_base_a_seed_is_asked_for)
+{
+    struct fixture f = fixture_new();
+
+    f.d.epoch = 1;
+    f.d.primary = 2;
+    f.d.incarnation = 21;
+    f.d.in_sync[0] = (struct member){.node = 2, .log_id = 201};
+    f.d.in_sync_count = 1;
+    step_descriptor(&f);
+    step(&f, (struct replica_event){.type = REPLICA_EV_SEED_BEGIN,
+                                    .seed_begin = {.from = 2, .epoch = 1, .incarnation = 21, .new_log_id = 111}});
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_SEED_ACCEPT), 1));
+    step(&f, (struct replica_event){.type = REPLICA_EV_SEED_DONE, .seed_done = {.ok = true, .position = {1, 9}}});
+    step_synced(&f, 0);
+    append_lossy(&f, (struct otr_position){1, 3}, 4);
+    cr_assert(sent(&f, 3, REPLICA_MSG_ACK) == NULL);
+    cr_assert(sent(&f, 3, REPLICA_MSG_REFUSE) != NULL);
+    cr_assert(eq(int, sent(&f, 3, REPLICA_MSG_REFUSE)->refuse.reason, REPLICA_REFUSE_SEED));
+    cr_assert(eq(u64, status(&f).last.index, 9));
+    fixture_close(&f);
+}
