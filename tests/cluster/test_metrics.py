@@ -223,8 +223,13 @@ class TestMetrics(ClusterTest):
         client = cluster.client(node, alone=True)
         client.put(NAME, [{"id": f"scanned-{i}", "vector": vector(i)} for i in range(POINTS)])
         self.settle()
+        errors = self.read(node).sum("engine_errors_total")
+        cluster.pause(node, "engine")  # A call is under way when it dies.
+        client.put(NAME, [{"id": f"scanned-{i}", "vector": vector(i + 1)} for i in range(POINTS)])
+        wait_until(lambda: min(self.lags(node, "shard_engine_lag")[0]) > 0, 20, f"the engine of {node} to lag")
         cluster.kill(node, "engine")
         try:
+            wait_until(lambda: self.read(node).sum("engine_errors_total") > errors, 20, "a call of the engine to fail")
             wait_until(lambda: self.read(node).sum("engine_up") == 0, 20, f"{node} to notice that its engine is dead")
             self.assertEqual(self.read(node).sum("ready"), 0)
             scans = self.read(node).sum("exact_scans_total")
@@ -242,12 +247,14 @@ class TestMetrics(ClusterTest):
         node = cluster.pick_primary()
         led = before.led_by(node)
         others = [n for n in cluster.node_ids if n != node]
+        failures = self.total("coordinator_failures_total", others)
         cluster.pause("coordinator", "etcd")
         try:
             cluster.kill(node, "sidecar")
             wait_until(lambda: all(m.sum("shard_role", shard=str(shard)) != 2 for shard in led
                                    for m in self.read_all(others[:1])), 20, "somebody to stand for election")
             wait_until(lambda: self.total("coordinator_reachable", others) == 0, 20, "the coordinator to be missed")
+            wait_until(lambda: self.total("coordinator_failures_total", others) > failures, 20, "failures to be counted")
             for n in others:
                 self.assertTrue(cluster.ready(n), n)
                 self.assertEqual([self.read(n).sum("shard_primary", shard=str(shard)) for shard in led], [0] * len(led))
@@ -290,18 +297,23 @@ class TestMetrics(ClusterTest):
     def test_a_stopped_engine_lags_behind_the_log(self):
         cluster = self.cluster
         self.settle()
-        node = cluster.node_ids[-1]
+        node = cluster.pick_primary()
+        pending = self.read(node).sum("writes_apply_pending_total")
+        applied = self.total("write_apply_seconds_count")
         self.assertEqual(self.lags(node, "shard_engine_lag"), [[0] * cluster.shards] * 2)
         cluster.pause(node, "engine")
         try:
             cluster.client().put(NAME, [{"id": f"unfed-{i}", "vector": vector(i)} for i in range(POINTS)])
             wait_until(lambda: all(min(values) > 0 for values in self.lags(node, "shard_engine_lag")), 20,
                        f"the engine of {node} to lag")
+            self.assertGreater(self.read(node).sum("writes_apply_pending_total"), pending)
         finally:
             cluster.resume(node, "engine")
         self.settle()
         wait_until(lambda: self.lags(node, "shard_engine_lag") == [[0] * cluster.shards] * 2, 20,
                    f"the engine of {node} to be level")
+        cluster.client(cluster.pick_primary()).put(NAME, [{"id": f"fed-{i}", "vector": vector(i)} for i in range(POINTS)])
+        self.assertGreater(self.total("write_apply_seconds_count"), applied)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 /* Nodes put together: what one shard's replicas do over real connections, journals and loops. */
 #include "lab.h"
 #include "sidecar/core/replica.h"
+#include "sidecar/io/clock.h"
 #include "sidecar/node/node_internal.h"
 #include "tests/lib/fake_backend.h"
 #include "tests/lib/fake_engine.h"
@@ -42,6 +43,8 @@ Test(node, refuses_what_does_not_fit)
     lab_open(&lab, 1);
     r = lab_put(&lab, 12345, "a", 1);
     cr_assert(eq(int, r.status, OTR_NOTFOUND));
+    cr_assert(
+        gt(u64, lab.nodes[lab_primary(&lab, 0)]->metrics.refused[NODE_REFUSED_NOT_FOUND].writes_refused_total, 0));
     lab_close(&lab);
 }
 
@@ -80,13 +83,13 @@ Test(node, search_shows_only_what_the_log_holds)
     fake_engine_ghost(urls[p], "things__0", "ghost", near, LAB_DIMENSION);
     lab_search(&lab, p, 0, c, 5, 3, NODE_LINEARIZABLE, ids, sizeof ids);
     cr_assert(eq(str, ids, "p05 p04 p06"));
+    cr_assert(gt(u64, lab.nodes[p]->metrics.node.engine_hits_dropped_total, 0)); /* the ghost */
     lab_put(&lab, c, "p05", 1000);
     lab_search(&lab, p, 0, c, 5, 3, NODE_LINEARIZABLE, ids, sizeof ids);
     cr_assert(eq(str, ids, "p04 p06 p03"));
     lab_close(&lab);
 }
 
-/* An engine that is down costs no search: the log has everything. One that comes back empty gets everything again. */
 struct searched {
     int status; /* -1: not yet */
     size_t count;
@@ -162,6 +165,7 @@ Test(node, searches_hold_so_many_bytes_and_no_more)
     lab_close(&lab);
 }
 
+/* An engine that is down costs no search: the log has everything. One that comes back empty gets everything again. */
 Test(node, engine_lost_its_data)
 {
     static const char *const urls[] = {"fake:1", "fake:2", "fake:3"};
@@ -225,6 +229,30 @@ Test(node, failover_and_return)
 }
 
 /* Everything stops and starts: everything is there. */
+Test(node, appends_of_an_old_epoch_are_counted)
+{
+    struct lab lab;
+    struct replica_status status;
+    struct incoming in = {.msg = {.type = REPLICA_MSG_APPEND}};
+    struct shard *s;
+    int p;
+
+    lab_open(&lab, 1);
+    p = lab_primary(&lab, 0);
+    s = lab.nodes[(p + 1) % LAB_NODES]->shards[0];
+    replica_status(s->replica, clock_now_ms(), &status);
+    in.msg.generation = status.descriptor->generation;
+    in.msg.epoch = status.epoch - 1;
+    cr_assert(zero(u64, s->metrics.fenced_appends_total));
+    s->incoming = &in;
+    shard_feed(s, &(struct replica_event){
+                      .type = REPLICA_EV_MSG,
+                      .msg = {.from = topology_intern(s->node->topology, node_name(lab.nodes[p])), .msg = &in.msg}});
+    s->incoming = NULL;
+    cr_assert(eq(u64, s->metrics.fenced_appends_total, 1));
+    lab_close(&lab);
+}
+
 Test(node, restart_of_all)
 {
     struct lab lab;
