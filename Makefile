@@ -307,7 +307,10 @@ $(BIN)/storm: tests/lib/storm.c
 	@mkdir -p $(@D)
 	$(call say,CC $<)
 	$(Q)$(CC) $(CFLAGS_BASE) $(TEST_CFLAGS) $(CFLAGS) $< -o $@
-.PHONY: bench
+# How long writing pauses, by kind of fault, each COUNT (10) times; as root, some 25 minutes.
+.PHONY: bench bench-faults
+bench-faults: all servers
+	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_faults.py
 bench: all $(BIN)/load servers
 	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_writes.py
 	$(Q)BUILD=$(BUILD) /usr/bin/python3 tests/bench/bench_failover.py
@@ -441,6 +444,7 @@ help:
 	@echo "make conformance-engines  engine drivers; ENGINE=fake, ruvector-flat or ruvector-hnsw for one"
 	@echo "make failing-calls a node one of whose calls fails: FAILING=memory:17 for one, all for each"
 	@echo "make soak          sidecars and engines killed, the network cut, under load for MINUTES (10), histories checked; as root"
+	@echo "make bench-faults  the longest write pause by kind of fault, of COUNT (10) each; as root"
 	@echo "make bench         figures of a whole cluster on this machine"
 	@echo "make simulate      the simulator: SEED=n for one run with its trace, SEEDS=a-b for many, HOURS=h for so long"
 	@echo "make bench-compress  what compressing entries gains and costs"
