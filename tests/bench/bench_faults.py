@@ -1,8 +1,8 @@
 """How long writing pauses, by kind of fault.
 
 Three nodes, three replicas of each of four shards, a coordinator of three members; each of them and the clients in a network
-namespace of its own (needs root). Sixteen clients write and read points one at a time, each answered before the next. Every kind of
-fault comes 10 times in one cluster (COUNT), hits the node that leads most, and lasts until every shard goes on, 2 seconds at
+namespace of its own (needs root). Sixteen clients write and read points one at a time, each answered before the next. Every kind
+of fault comes 10 times in one cluster (COUNT), hits the node that leads most, and lasts until every shard goes on, 2 seconds at
 least; then it is taken back, and the next one waits until everything is in sync. The pause of a shard is the longest time between
 two acknowledged writes that touches the fault; that of the fault is the longest of its shards. The first row is time in which
 nothing happens: what clients, machine and disk do by themselves. KINDS names some of them alone, by words in their names.
