@@ -27,6 +27,7 @@ LONG = os.environ.get("LONG") == "1"  # The longer settings of `make test-long`.
 CLIENT_PORT, PEER_PORT, ENGINE_PORT = 7700, 7701, 6333
 GRANT_MS = 120  # PROTOCOL.md, default of grant_ms
 GO_ON_S = 40  # Far above what any failover takes.
+PATIENT_MS = 5000  # For what is to be answered at once, however slow the machine.
 
 
 def coordinator_name(number):

@@ -1,7 +1,7 @@
 """Faults of the coordinator itself, and of nodes while it is away."""
 import unittest
 
-from net_cluster import GO_ON_S, LONG, NetTest, clock_s, wait_until
+from net_cluster import GO_ON_S, LONG, PATIENT_MS, NetTest, clock_s, wait_until
 from workload import COLLECTION, point_of
 
 OUTAGE_S = 60 if LONG else 8  # Longer than sessions, leases and grants.
@@ -140,7 +140,7 @@ class TestDeathMeanwhile(NetTest):
             self.assertEqual(status, 503, f"shard {shard}: {value}")
             self.assertIn(value["applied"], (False, "unknown"))
             self.assertGreater(len(value["error"]["message"]), 20, value)
-            status, value = cluster.ask(other, "GET", GET + key + "?consistency=eventual")
+            status, value = cluster.ask(other, "GET", GET + key + "?consistency=eventual", timeout_ms=PATIENT_MS)
             self.assertEqual((status, value["metadata"]["value"]), (200, 1), value)
         cluster.coordinator.restart()
         self.goes_on(load, f"reads and writes with the coordinator again, without {node}", each=20)

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import unittest
 
-from net_cluster import GO_ON_S, NetCluster, NetTest, wait_until
+from net_cluster import GO_ON_S, PATIENT_MS, NetCluster, NetTest, wait_until
 from netns import NotPossible, private_mounts
 from power_disk import PowerDisk
 from workload import COLLECTION, DIMENSION
@@ -63,9 +63,12 @@ class TestFullDisk(NetTest):
     def says_full(self, node):
         return self.cluster.metric(node, "outrigger_disk_full") == 1
 
-    def put(self, node, point):
+    def put(self, node, point, timeout_ms=PATIENT_MS):
         return self.cluster.ask(node, "PUT", f"/collections/{COLLECTION}/points",
-                                {"points": [{"id": point, "vector": [1] * DIMENSION}]})
+                                {"points": [{"id": point, "vector": [1] * DIMENSION}]}, timeout_ms)
+
+    def get(self, node, point, timeout_ms=PATIENT_MS):
+        return self.cluster.ask(node, "GET", f"/collections/{COLLECTION}/points/{point}", timeout_ms=timeout_ms)
 
     def test_of_one_node(self):
         cluster = self.cluster
@@ -74,13 +77,13 @@ class TestFullDisk(NetTest):
         node = cluster.pick_primary()
         self.assertEqual(self.put(node, "before")[0], 200)
         cluster.wait_level()
-        other = cluster.others(node)[0]
         self.fill(node)
-        wait_until(lambda: self.says_full(node) and not cluster.led_by(node, other), GO_ON_S, f"{node} to lead nothing")
+        wait_until(lambda: self.says_full(node), GO_ON_S, f"the disk of {node} to be full")
+        cluster.wait_leads_nothing(node)
         self.goes_on(load, f"reads and writes while the disk of {node} is full")
         self.assertEqual(self.put(node, "elsewhere")[0], 200)  # by its door, at another's primary
-        self.assertEqual(cluster.ask(node, "GET", f"/collections/{COLLECTION}/points/elsewhere")[0], 200)
-        self.assertEqual(cluster.ask(node, "GET", f"/collections/{COLLECTION}/points/before?consistency=eventual")[0], 200)
+        self.assertEqual(self.get(node, "elsewhere")[0], 200)
+        self.assertEqual(self.get(node, "before?consistency=eventual")[0], 200)
         self.make_room(node)
         self.checked(load, "one node's disk full")  # It is in sync again by itself.
 
@@ -94,7 +97,7 @@ class TestFullDisk(NetTest):
         wait_until(lambda: all(self.says_full(n) for n in cluster.node_ids), GO_ON_S, "all disks to be full")
 
         def refused():
-            status, answer = self.put(node, "refused")
+            status, answer = self.put(node, "refused", 250)
             self.assertNotEqual(status, 200)
             return status == 507 and answer
 
@@ -102,11 +105,11 @@ class TestFullDisk(NetTest):
         self.assertIs(answer["applied"], False)
         self.assertIn("full", answer["error"]["message"])
         for each in cluster.node_ids:
-            self.assertEqual(cluster.ask(each, "GET", f"/collections/{COLLECTION}/points/before")[0], 200, each)
+            self.assertEqual(self.get(each, "before")[0], 200, each)
         self.make_room(*cluster.node_ids)
         wait_until(lambda: self.put(node, "after")[0] == 200, GO_ON_S, "a write to be taken")
         self.checked(load, "all disks full")
-        self.assertEqual(cluster.ask(node, "GET", f"/collections/{COLLECTION}/points/refused")[0], 404)
+        self.assertEqual(self.get(node, "refused")[0], 404)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import concurrent.futures
 import threading
 import unittest
 
-from net_cluster import GO_ON_S, GRANT_MS, NetTest, clock_s, wait_until
+from net_cluster import GO_ON_S, GRANT_MS, PATIENT_MS, NetTest, clock_s, wait_until
 from linearizability import Operation
 from outrigger_client import Client
 from workload import COLLECTION, point_of
@@ -107,7 +107,7 @@ class TestLeases(NetTest):
             if value["applied"] == "unknown":  # Otherwise nobody may ever find it: so says the history.
                 load.note(key, Operation(True, number, begin, None, f"written to {node} cut off"))
             self.assertEqual(cluster.ask(node, "GET", GET + key, timeout_ms=100)[0], 503)
-            self.assertIn(cluster.ask(node, "GET", GET + key + "?consistency=eventual")[0], (200, 404))
+            self.assertIn(cluster.ask(node, "GET", GET + key + "?consistency=eventual", timeout_ms=PATIENT_MS)[0], (200, 404))
         self.goes_on(load, f"reads and writes without {node}", each=20)
         for key in keys[:5]:  # By now it has no proof that what it has is younger than half a second.
             self.assertEqual(cluster.ask(node, "GET", GET + key + "?consistency=bounded", timeout_ms=100)[0], 503)

@@ -2,7 +2,7 @@
 stale, nothing acknowledged is lost, and all is in sync again once it is mended. The primary is the node that leads most."""
 import unittest
 
-from net_cluster import NetTest
+from net_cluster import GO_ON_S, NetTest, wait_until
 
 
 class TestPartitions(NetTest):
@@ -47,11 +47,11 @@ class TestPartitions(NetTest):
         before, after = {}, {}
 
         def cut(primary, replicas):
-            before.update(cluster.descriptors())
+            before.update(wait_until(cluster.descriptors, GO_ON_S, "the descriptors"))
             cluster.net.cut(cluster.at("clients"), cluster.at(primary))
 
         def asked(primary, load):
-            after.update(cluster.descriptors())
+            after.update(wait_until(cluster.descriptors, GO_ON_S, "the descriptors"))
             self.assertTrue(any(seen[1] == primary for seen, _ in before.values()))
 
         self.during("a primary cut off from clients", cut, then=asked)
