@@ -169,7 +169,7 @@ static bool look(struct compactor *c, bool pressed)
     if (reap(c)) {
         return true;
     }
-    if (c->stats.halted || c->now_ms < c->not_before_ms || c->now_ms - c->looked_ms < LOOK_EVERY_MS) {
+    if (c->now_ms < c->not_before_ms || c->now_ms - c->looked_ms < LOOK_EVERY_MS) {
         return false;
     }
     c->looked_ms = c->now_ms;
@@ -303,7 +303,7 @@ bool compactor_turn(struct compactor *c, uint64_t now_ms, bool pressed)
 {
     bool ready = true;
 
-    if (c->running || c->config.j->failed) {
+    if (c->running || c->stats.halted || c->config.j->failed) {
         return false;
     }
     c->now_ms = now_ms;

@@ -1,6 +1,6 @@
 /* Compaction: what it keeps, what it gives back and at which pace. World.h has the model that it is held against. */
+#include "sidecar/log/compactor_internal.h"
 #include "sidecar/log/journal_format.h"
-#include "sidecar/log/journal_internal.h"
 #include "tests/unit/log/world.h"
 
 #include <criterion/criterion.h>
@@ -380,6 +380,146 @@ Test(compactor, request_ids_that_are_not_known_yet_are_waited_for)
     compactor_stats(w->c, &stats);
     cr_assert(gt(u64, stats.segments_total, 0));
     cr_assert(eq(u64, stats.failed_total, 2));
+    world_crash(w, FAKE_DISK_LOSE_ALL);
+    world_reopen(w);
+    world_free(w);
+}
+
+/* --- others go first ---------------------------------------------------------------------------------------------- */
+
+/* One step of what compaction does; false: it does not want to now. */
+static bool step(struct world *w)
+{
+    if (!compactor_turn(w->c, w->now_ms, false)) {
+        return false;
+    }
+    compactor_run(w->c);
+    (void)compactor_ran(w->c, w->now_ms, &w->msg);
+    return true;
+}
+
+/* A job has begun, and its first piece is read. */
+static struct world *world_compacting(void)
+{
+    struct world *w = world_new(23);
+
+    world_work(w, 400);
+    cr_assert(zero(int, world_flush(w)));
+    w->now_ms += 1100;
+    cr_assert(step(w));
+    return w;
+}
+
+/* As much as makes compaction wait, appended and not flushed: it is never seen again. */
+static void append_much(struct world *w)
+{
+    static const uint8_t body[1 << 20];
+    struct journal_shard_state state;
+
+    (void)journal_shard(w->j, 1, &state);
+    for (uint64_t i = 1; i <= 5; i++) {
+        struct record_header h = {.shard = 1,
+                                  .kind = RECORD_PUT,
+                                  .epoch = state.last.epoch,
+                                  .index = state.last.index + i,
+                                  .body_bytes = sizeof body};
+        cr_assert(zero(int, journal_append(w->j, &h, body, NULL)));
+    }
+}
+
+/* While much waits for the disk compaction stays off it, for half a second at most each time. */
+Test(compactor, appends_go_first_but_not_for_ever)
+{
+    struct world *w = world_compacting();
+
+    cr_assert(step(w)); /* the disk is idle: at once */
+    append_much(w);
+    for (unsigned i = 0; i < 4; i++) {
+        cr_assert(not(step(w)), "after %u ms", i * 100);
+        w->now_ms += 100;
+    }
+    w->now_ms += 100;
+    cr_assert(step(w));
+    cr_assert(not(step(w)));
+    w->now_ms += 499;
+    cr_assert(not(step(w)));
+    w->now_ms += 1;
+    cr_assert(step(w));
+    world_crash(w, FAKE_DISK_LOSE_ALL);
+    world_reopen(w);
+    world_free(w);
+}
+
+/* Entries are appended, made durable and applied while a piece is being read or written, and what they replace is not
+ * taken for live. */
+Test(compactor, nobody_waits_for_a_piece)
+{
+    struct world *w = world_new(24);
+    struct compactor_stats stats;
+    unsigned between = 0;
+
+    world_work(w, 400);
+    cr_assert(zero(int, world_flush(w)));
+    for (unsigned i = 0; i < 1500 && between < 300; i++) {
+        bool runs;
+
+        w->now_ms += 1100;
+        runs = compactor_turn(w->c, w->now_ms, false);
+        if (runs) {
+            cr_assert(zero(int, world_append(w, i % WORLD_SHARDS, RECORD_PUT, 0, i % WORLD_IDS)));
+            cr_assert(zero(int, world_flush(w)));
+            between++;
+            cr_assert(not(compactor_turn(w->c, w->now_ms, false)), "one piece at a time");
+            compactor_run(w->c);
+            cr_assert(zero(int, compactor_ran(w->c, w->now_ms, &w->msg)), "%s", w->msg.text);
+        }
+    }
+    compactor_stats(w->c, &stats);
+    cr_assert(gt(u64, stats.segments_total, 5));
+    cr_assert(zero(u64, stats.failed_total));
+    for (otr_shard i = 0; i < WORLD_SHARDS; i++) {
+        world_check(w, i);
+    }
+    world_crash(w, FAKE_DISK_LOSE_ALL);
+    world_reopen(w);
+    world_free(w);
+}
+
+/* What was given to the stores and could not be given its name: nothing more is compacted before the next start, all
+ * can be read and written, and then it goes on. */
+Test(compactor, halts_when_there_is_no_way_back)
+{
+    struct world *w = world_compacting();
+    struct compactor_stats stats;
+    uint64_t replaced;
+
+    for (unsigned i = 0; i < 1000 && w->c->phase != COMPACTOR_COMMIT; i++) {
+        w->now_ms += 1100;
+        if (compactor_turn(w->c, w->now_ms, false) && w->c->phase != COMPACTOR_COMMIT) {
+            compactor_run(w->c);
+            cr_assert(zero(int, compactor_ran(w->c, w->now_ms, &w->msg)));
+        }
+    }
+    cr_assert(eq(int, w->c->phase, COMPACTOR_COMMIT));
+    fake_disk_fail_call(w->disk, FAKE_DISK_RENAME, 1);
+    compactor_run(w->c);
+    cr_assert(eq(int, compactor_ran(w->c, w->now_ms, &w->msg), OTR_IO));
+    cr_assert(strstr(w->msg.text, "before the next start") != NULL, "%s", w->msg.text);
+    compactor_stats(w->c, &stats);
+    cr_assert(stats.halted);
+    replaced = stats.segments_total;
+    world_work(w, 200);
+    cr_assert(zero(int, world_flush(w)));
+    cr_assert(zero(u32, world_compact(w, 1000)));
+    for (otr_shard i = 0; i < WORLD_SHARDS; i++) {
+        world_check(w, i);
+    }
+    world_close(w);
+    world_reopen(w);
+    cr_assert(gt(u32, world_compact(w, 1000), 0));
+    compactor_stats(w->c, &stats);
+    cr_assert(not(stats.halted));
+    cr_assert(gt(u64, stats.segments_total, replaced));
     world_crash(w, FAKE_DISK_LOSE_ALL);
     world_reopen(w);
     world_free(w);
