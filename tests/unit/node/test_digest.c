@@ -183,6 +183,47 @@ Test(digest, only_the_ranges_that_differ_are_sent)
     lab_close(&lab);
 }
 
+static void at_each_turn(uv_prepare_t *turn)
+{
+    const struct shard *s = turn->data;
+
+    cr_assert(not(s->digest.holding && s->stored > s->digest.hold));
+}
+
+/* The primary's range is as of some entry: while ranges are repaired nothing is applied behind it, and then all that
+ * came meanwhile is. */
+Test(digest, nothing_is_applied_while_ranges_are_repaired)
+{
+    struct lab lab;
+    struct victim v;
+    struct shard *s;
+    uv_prepare_t turn;
+    uint64_t c;
+
+    lab_open(&lab, 1);
+    c = fill(&lab);
+    v = follower(&lab);
+    s = lab.nodes[v.node]->shards[0];
+    for (int i = 0; i < POINTS; i++) {
+        char id[32];
+        snprintf(id, sizeof id, "p%d", i);
+        lose_range(&lab, v.node, id);
+    }
+    lab_until(&lab, repairing, &v, "the repair is in its midst");
+    cr_assert(eq(int, uv_prepare_init(&lab.loop, &turn), 0));
+    turn.data = s;
+    cr_assert(eq(int, uv_prepare_start(&turn, at_each_turn), 0));
+    for (int i = 0; i < 1000 && s->digest.holding; i++) {
+        cr_assert(eq(int, lab_put(&lab, c, "later", (float)i).status, 0));
+    }
+    uv_close((uv_handle_t *)&turn, NULL);
+    cr_assert(not(s->digest.holding));
+    lab_until(&lab, level, &v.node, "the follower has applied all");
+    lab_until(&lab, equal, &v, "the replica is repaired");
+    check_all(&lab, v.node, c);
+    lab_close(&lab);
+}
+
 /* What a repair made of a range, right or wrong, is there after a restart; and while writes go on it ends all the same.
  */
 Test(digest, repairs_are_durable_and_survive_a_crash_in_their_midst)
