@@ -99,6 +99,27 @@ class TestDisks(NetTest):
         self.checked(load, "all killed, one disk rolled back to an old copy")
         self.assertGreater(after.shards[0]["epoch"], before.shards[0]["epoch"])
 
+    def test_rolled_back_alone(self):
+        """One node's disk, while the primaries that it acknowledged what it lacks to live on. What its former process said counts
+        no more (PROTOCOL E3): it is sent what it lacks, and is in no set before it has it."""
+        cluster = self.cluster
+        cluster.wait_in_sync()
+        node = cluster.others(cluster.pick_primary())[0]
+        own, copy = self.sidecar_data(node), os.path.join(cluster.directory, "copy")
+        cluster.kill(node, "sidecar")
+        shutil.copytree(own, copy)
+        cluster.restart(node, "sidecar")
+        cluster.wait_in_sync()
+        load = self.begin_load()
+        self.goes_on(load, "writes that the copy lacks", each=60)
+        cluster.wait_in_sync()
+        cluster.kill(node, "sidecar")
+        shutil.rmtree(own)
+        shutil.copytree(copy, own)
+        cluster.restart(node, "sidecar")
+        cluster.wait_in_sync()
+        self.checked(load, "one disk rolled back to an old copy")
+
     def test_missed_writes(self):
         """Only what it missed is sent to a node that was away for 100,000 writes."""
         cluster = self.cluster
