@@ -1,5 +1,6 @@
-"""Kills and partitions in random order and at random moments, under load: SIGKILL of sidecars, engines and both, some of them at
-once, on two nodes at once, or again before the first is back; between whom and for how long the network is cut is chance, too.
+"""Kills, stops and partitions in random order and at random moments, under load: SIGKILL of sidecars, engines and both, some of
+them at once, on two nodes at once, or again before the first is back; SIGSTOP of sidecars, for longer than a session or less; and
+between whom and for how long the network is cut is chance, too.
 
 SOAK_MINUTES makes it longer (`make soak MINUTES=n`), SEED repeats the choices. It goes in rounds of a minute: each has a load of
 its own, whose whole history is checked and forgotten at the end. What a round has left behind is read once more, at every node,
@@ -18,7 +19,7 @@ SECONDS = 60 * float(os.environ["SOAK_MINUTES"]) if os.environ.get("SOAK_MINUTES
 ROUND_S = 60
 KINDS = [("sidecar",), ("engine",), ("sidecar", "engine")]
 CUTS = ["cut", "cut_one_way", "reset"]
-STRIKES = ["sidecar", "engine", "sidecar+engine", "partition"]
+STRIKES = ["sidecar", "engine", "sidecar+engine", "partition", "stop"]
 
 
 class Deck:
@@ -57,14 +58,12 @@ class TestKills(NetTest):
                   f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB", flush=True)
 
     def strike(self, load, dice, until):
-        """Kills, cuts, starts again and mends until then, and until each was done. At most two nodes lack a process at a time."""
+        """Strikes and takes back until then, and until each was done. At most two nodes lack a process at a time."""
         cluster, story, began = self.cluster, [], clock_s()
         cluster.wait_in_sync()
         while clock_s() < until or not all(self.counts[strike] for strike in STRIKES):
-            if dice.randrange(3) == 0:
-                story.append(f"{clock_s() - began:.2f} {self.cut(dice)}")
-            else:
-                story.append(f"{clock_s() - began:.2f} {self.kill(dice)}")
+            how = dice.choice([self.kill, self.kill, self.kill, self.cut, self.cut, self.stop_one])
+            story.append(f"{clock_s() - began:.2f} {how(dice)}")
             time.sleep(dice.uniform(0, 0.7))  # Not a wait for anything: the moments are the point.
             if dice.randrange(3):
                 dice.shuffle(self.down)
@@ -76,6 +75,9 @@ class TestKills(NetTest):
             if dice.randrange(4) == 0:
                 cluster.net.mend()
                 story.append(f"{clock_s() - began:.2f} mend")
+            if dice.randrange(5) == 0:
+                self.all_go_on()
+                story.append(f"{clock_s() - began:.2f} all go on")
             if dice.randrange(8) == 0:
                 self.all_back()
                 self.goes_on(load, f"reads and writes after {story[-8:]}")
@@ -92,6 +94,18 @@ class TestKills(NetTest):
         self.down += [(node, what) for what in whats]
         return f"kill {whats} of {node}"
 
+    def stop_one(self, dice):
+        node = dice.choice(self.cluster.node_ids)
+        if not self.cluster.processes[node, "sidecar"].runs:
+            return "nothing"
+        self.cluster.pause(node, "sidecar")
+        self.counts["stop"] += 1
+        return f"stop the sidecar of {node}"
+
+    def all_go_on(self):
+        for node in self.cluster.node_ids:
+            self.cluster.resume(node, "sidecar")
+
     def cut(self, dice):
         """One node, and one or both of the others, the coordinator, or all of them."""
         cluster = self.cluster
@@ -107,6 +121,7 @@ class TestKills(NetTest):
 
     def all_back(self):
         self.cluster.net.mend()
+        self.all_go_on()
         for node, what in self.down:
             self.cluster.restart(node, what)
         self.down = []
