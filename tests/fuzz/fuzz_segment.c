@@ -1,8 +1,10 @@
-/* Journal segments: recovery over a disk in memory that holds the input. Where a whole SEGMENT record stands in it, the
- * next segment file begins. Recovery must end with a journal, or with words; a second one must find every shard the
- * same; and what is appended then must be there after a crash, behind all that was.
+/* Journal segments and the files that compaction wrote: recovery over a disk in memory that holds the input. Where a
+ * whole SEGMENT or KEPT_HEAD record stands in it, the next file begins, of the number that it says. Recovery must end
+ * with a journal, or with words; a second one must find every shard the same; and what is appended then must be there
+ * after a crash, behind all that was.
  *
  * Covers: sidecar/log/segment_scan.c sidecar/log/recovery.c sidecar/log/journal_format.c sidecar/log/journal_recover.c
+ * sidecar/log/recovery_kept.c sidecar/log/shard_log.c
  */
 #include "sidecar/log/journal_format.h"
 #include "tests/fuzz/fuzz.h"
@@ -12,30 +14,48 @@ enum { SHARDS = 8 };
 
 /* --- the disk ----------------------------------------------------------------------------------------------------- */
 
-static bool begins_segment(const uint8_t *bytes, size_t available)
+static bool begins_file(const uint8_t *bytes, size_t available, struct record_header *h)
 {
-    struct record_header h;
-
-    return record_read(bytes, available, &h) == 0 && h.kind == RECORD_SEGMENT;
+    return record_read(bytes, available, h) == 0 && (h->kind == RECORD_SEGMENT || h->kind == RECORD_KEPT_HEAD);
 }
 
-static size_t segment_end(const uint8_t *data, size_t bytes, size_t from)
+static size_t file_end(const uint8_t *data, size_t bytes, size_t from)
 {
+    struct record_header h;
     size_t at = from + 8;
 
-    while (at < bytes && !begins_segment(data + at, bytes - at)) {
+    while (at < bytes && !begins_file(data + at, bytes - at, &h)) {
         at += 8;
     }
     return at < bytes ? at : bytes;
 }
 
-static void write_file(struct file_system *fs, uint32_t number, const uint8_t *data, size_t bytes)
+/* The name that its first record says, or else the next that is free. */
+static void name_of(struct fake_disk *disk, const uint8_t *data, size_t bytes, char name[SEGMENT_NAME_BYTES])
 {
-    char name[SEGMENT_NAME_BYTES];
+    struct record_header h;
+    uint32_t number = 1;
+
+    if (begins_file(data, bytes, &h)) {
+        if (h.kind == RECORD_KEPT_HEAD && h.index >= KEPT_NUMBER_FIRST && h.index <= KEPT_NUMBER_MAX) {
+            kept_name(name, (uint32_t)h.index, true);
+        } else {
+            segment_name(name, h.index >= 1 && h.index <= SEGMENT_NUMBER_MAX ? (uint32_t)h.index : number);
+        }
+        if (!fake_disk_exists(disk, name)) {
+            return;
+        }
+    }
+    do {
+        segment_name(name, number++);
+    } while (fake_disk_exists(disk, name));
+}
+
+static void write_file(struct file_system *fs, const char *name, const uint8_t *data, size_t bytes)
+{
     struct otr_errmsg msg;
     struct file *f;
 
-    segment_name(name, number);
     FUZZ_CHECK(fs->ops->open(fs, name, FILE_CREATE, &f, &msg) == 0);
     FUZZ_CHECK(bytes == 0 || fs->ops->write(f, 0, data, bytes, &msg) == 0);
     FUZZ_CHECK(fs->ops->sync(f, &msg) == 0);
@@ -46,16 +66,33 @@ static void write_file(struct file_system *fs, uint32_t number, const uint8_t *d
 static struct fake_disk *disk_of(const uint8_t *data, size_t bytes)
 {
     struct fake_disk *disk = fake_disk_new();
-    uint32_t number = 1;
+    char name[SEGMENT_NAME_BYTES];
 
     for (size_t at = 0, end; at < bytes; at = end) {
-        end = segment_end(data, bytes, at);
-        write_file(fake_disk_fs(disk), number++, data + at, end - at);
+        end = file_end(data, bytes, at);
+        name_of(disk, data + at, bytes - at, name);
+        write_file(fake_disk_fs(disk), name, data + at, end - at);
     }
     return disk;
 }
 
 /* --- recovery ----------------------------------------------------------------------------------------------------- */
+
+/* Whose body it is. */
+static uint16_t entry_kind(uint16_t kind)
+{
+    switch (kind) {
+    case RECORD_KEPT_POINTS:
+    case RECORD_REPAIR_POINTS:
+        return RECORD_PUT;
+    case RECORD_KEPT_DELETES:
+        return RECORD_DELETE;
+    case RECORD_KEPT_DROP:
+        return RECORD_DROP;
+    default:
+        return kind;
+    }
+}
 
 static void visit(void *data, const struct record_header *h, const uint8_t *body, journal_place place)
 {
@@ -63,10 +100,14 @@ static void visit(void *data, const struct record_header *h, const uint8_t *body
     struct body_iter it;
 
     (void)data;
-    FUZZ_CHECK(h->shard < OTR_SHARDS_MAX && place != 0);
-    FUZZ_CHECK(h->kind < RECORD_LOCAL_FIRST || (h->kind >= RECORD_CUT && h->kind <= RECORD_SEED_END));
+    FUZZ_CHECK(h->shard < OTR_SHARDS_MAX && (place != 0 || body == NULL));
+    FUZZ_CHECK(h->kind < RECORD_LOCAL_FIRST || (h->kind >= RECORD_CUT && h->kind <= RECORD_SEED_END) ||
+               (h->kind >= RECORD_KEPT_HEAD && h->kind <= RECORD_REPAIR_POINTS));
+    if (body == NULL) {
+        return;
+    }
     /* The store reads what it is told of. */
-    if (body_iter_init(&it, h->kind, body, h->body_bytes) == 0) {
+    if (body_iter_init(&it, entry_kind(h->kind), body, h->body_bytes) == 0) {
         while (body_next(&it, &p) == 0) {
             (void)point_hash(p.id, p.id_bytes);
         }
@@ -80,7 +121,8 @@ static int open_journal(struct fake_disk *disk, struct journal **j, struct fuzz_
                                     .segment_bytes = 4096,
                                     .tail_bytes = 16384,
                                     .identity = "test/node-1",
-                                    .journal_id = 77};
+                                    .journal_id = 77,
+                                    .settled = visit};
     int rv = journal_open(j, &config, visit, NULL, &msg);
 
     FUZZ_CHECK(rv == 0 || msg.text[0] != '\0');
@@ -181,8 +223,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t bytes, size_t bytes_max, un
             h.kind = (uint16_t)(fuzz_random(&random) % 2 != 0 ? RECORD_EPOCH : RECORD_META + fuzz_random(&random) % 5);
             h.body_bytes = 0;
         }
-        if (h.kind == RECORD_SEGMENT) {
-            segment++;
+        if (h.kind == RECORD_SEGMENT || h.kind == RECORD_KEPT_HEAD) {
+            segment = h.kind == RECORD_SEGMENT ? (uint32_t)h.index : 0;
             start = at;
         }
         if (h.kind == RECORD_BATCH && h.body_bytes == BATCH_BODY_BYTES && fuzz_random(&random) % 8 != 0) {
