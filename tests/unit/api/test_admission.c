@@ -151,6 +151,44 @@ Test(admission, a_large_body_is_refused_before_it_is_read)
     fake_release(f.w, OTR_NOSPACE);
 }
 
+/* A write of that shard with so many bytes, most of them blanks. */
+static void send_large_put(int client, otr_shard shard, size_t bytes)
+{
+    char *text = malloc(bytes + 256);
+    char id[16];
+    unsigned n = 0;
+    size_t head;
+    int used;
+
+    fake_id_in(f.w, shard, &n, id);
+    head = (size_t)sprintf(text, "PUT /collections/c/points HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n", bytes);
+    used = sprintf(text + head, "{\"points\":[{\"id\":\"%s\",\"vector\":[1,2,3]}]", id);
+    memset(text + head + used, ' ', bytes - (size_t)used - 1);
+    text[head + bytes - 1] = '}';
+    text[head + bytes] = '\0';
+    client_puts(&f.clients[client], text);
+    free(text);
+}
+
+/* A shard that stands still does not take all the bytes: its second large write is refused, that of another is not. */
+Test(admission, a_shard_has_its_share_of_the_bytes)
+{
+    enum { MB = 1 << 20 };
+
+    fake_plan(f.w, 1, 0, FAKE_HANG, 0);
+    send_large_put(0, 0, 50 * MB);
+    wait_for(fake_writes, 1);
+    send_large_put(1, 0, 10 * MB);
+    cr_assert(eq(int, answer(1), 429), "%s", f.answer.body);
+    cr_assert(says("a shard has too much under way"));
+    cr_assert(eq(int, ask(2, get_metrics), 200));
+    cr_assert(says("outrigger_admission_refused_total{at=\"door\",operation=\"write\",reason=\"share\"} 1\n"));
+    send_large_put(1, 1, 10 * MB);
+    cr_assert(eq(int, answer(1), 200), "%s", f.answer.body);
+    fake_release(f.w, OTR_NOSPACE);
+    cr_assert(eq(int, answer(0), 507));
+}
+
 Test(admission, gets_and_searches_have_bounds_of_their_own)
 {
     static const char search[] = "POST /collections/c/points/search HTTP/1.1\r\nHost: x\r\nContent-Length: "

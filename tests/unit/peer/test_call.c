@@ -1,6 +1,8 @@
 /* Unary calls: answers, refusals, time, and what a lost connection means. */
 #include "fixture.h"
+
 #include "raw.h"
+#include "sidecar/peer/link.h"
 
 TestSuite(call, .init = loop_begin, .fini = loop_end, .timeout = 60);
 
@@ -151,6 +153,28 @@ Test(call, unreachable)
     RUN_UNTIL(reply.count == 1);
     cr_assert(eq(int, reply.status, OTR_UNREACHABLE));
     cr_assert(zero(uint, b.calls_count));
+    node_close(&a);
+    node_close(&b);
+}
+
+/* So many calls of a link wait for answers; one more is told at once that it was not sent. */
+Test(call, so_many_at_once_and_no_more)
+{
+    enum { MOST = 16384 };
+    struct node a, b;
+    struct peer_link *link = pair_open(&a, &b);
+    struct reply replies[2] = {0};
+
+    link->requests_count += MOST; /* others' */
+    cr_assert(zero(int, call_forward(link, 10, 5000, &replies[0])));
+    RUN_UNTIL(replies[0].count == 1);
+    cr_assert(eq(int, replies[0].status, OTR_UNREACHABLE));
+    cr_assert(ne(ptr, strstr(replies[0].text, "too many calls"), NULL), "%s", replies[0].text);
+    link->requests_count -= MOST;
+    cr_assert(zero(int, call_forward(link, 10, 5000, &replies[1])));
+    RUN_UNTIL(replies[1].count == 1);
+    cr_assert(zero(int, replies[1].status));
+    cr_assert(eq(uint, b.calls_count, 1));
     node_close(&a);
     node_close(&b);
 }

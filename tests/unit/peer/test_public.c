@@ -249,6 +249,28 @@ Test(public, so_many_calls_at_once_and_no_more)
     node_close(&a);
 }
 
+/* Connections of strangers are bounded, too. */
+Test(public, so_many_connections_and_no_more)
+{
+    struct node a;
+
+    node_open(&a, "a", "c", 1, 0);
+    a.hub->incoming_count += HUB_CONNECTIONS_MAX; /* others' */
+    stranger_open(&stranger, peer_hub_port(a.hub));
+    ask_health(&calls[0], "Check", "");
+    STRANGER_UNTIL(&stranger, stranger.closed);
+    cr_assert(eq(int, calls[0].status, -1));
+    stranger_close(&stranger);
+    a.hub->incoming_count -= HUB_CONNECTIONS_MAX;
+    stranger_open(&stranger, peer_hub_port(a.hub));
+    ask_health(&calls[1], "Check", "");
+    cr_assert(eq(int, told(&calls[1]), NOT_SERVING));
+    end_as(&calls[1], GRPC_OK, "");
+    stranger_close(&stranger);
+    free(calls[0].out);
+    node_close(&a);
+}
+
 /* --- reflection --------------------------------------------------------------------------------------------------- */
 
 typedef Grpc__Reflection__V1__ServerReflectionRequest reflection_request;
