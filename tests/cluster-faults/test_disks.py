@@ -76,7 +76,7 @@ class TestDisks(NetTest):
         cluster.wait_in_sync()
         node = cluster.pick_primary()
         cluster.kill(node, "sidecar")
-        copy = os.path.join(cluster.directory, "copy")
+        copy = os.path.join(cluster.directory, self.id())
         shutil.copytree(self.sidecar_data(node), copy)
         cluster.restart(node, "sidecar")
         before = cluster.wait_in_sync()
@@ -105,7 +105,7 @@ class TestDisks(NetTest):
         cluster = self.cluster
         cluster.wait_in_sync()
         node = cluster.others(cluster.pick_primary())[0]
-        own, copy = self.sidecar_data(node), os.path.join(cluster.directory, "copy")
+        own, copy = self.sidecar_data(node), os.path.join(cluster.directory, self.id())
         cluster.kill(node, "sidecar")
         shutil.copytree(own, copy)
         cluster.restart(node, "sidecar")
