@@ -181,12 +181,13 @@ static void print_self(struct text *t, struct node *n)
         }
         text_printf(t,
                     "%s{\"id\":%u,\"role\":\"%s\",\"epoch\":%llu,\"last\":%llu,\"durable\":%llu,\"committed\":%llu,"
-                    "\"applied\":%llu,\"in_sync\":%s,\"last_epoch\":%llu,\"eligible\":%s,\"known\":%llu,\"kept\":%llu}",
+                    "\"applied\":%llu,\"in_sync\":%s,\"last_epoch\":%llu,\"eligible\":%s,\"known\":%llu,\"kept\":%llu,"
+                    "\"damaged\":%s}",
                     any ? "," : "", shard, roles[s.role], (unsigned long long)s.epoch, (unsigned long long)s.last.index,
                     (unsigned long long)s.durable_index, (unsigned long long)s.committed_index,
                     (unsigned long long)node_shard_applied(n, shard), s.in_sync ? "true" : "false",
                     (unsigned long long)s.last.epoch, s.eligible ? "true" : "false", (unsigned long long)s.known_index,
-                    (unsigned long long)s.kept_index);
+                    (unsigned long long)s.kept_index, node_shard_damaged(n, shard) ? "true" : "false");
         any = true;
     }
     text_puts(t, "]}");

@@ -31,12 +31,8 @@ static int take(const struct settings *s, const struct fetch *fetch, cJSON *all,
     cJSON *json;
     cJSON *list;
 
-    if (fetch->status != 0 || fetch->http_status != 200) {
-        if (fetch->status != 0) {
-            otr_errmsg_set(msg, "%s", fetch->msg.text);
-        } else {
-            fetch_refusal(fetch, msg);
-        }
+    if (fetch->http_status != 200) {
+        fetch_refusal(fetch, msg);
         return OTR_UNAVAIL;
     }
     json = field_object(fetch->body, msg);
@@ -77,7 +73,7 @@ static int collect(const struct settings *s, const struct cluster_view *v, struc
         snprintf(fetch.url, sizeof fetch.url, "%s%s/cluster/losses", strstr(n->client, "://") != NULL ? "" : "http://",
                  n->client);
         fetch_all(f, &fetch, 1, ASK_TIMEOUT_MS);
-        if (fetch.status == OTR_UNREACHABLE) {
+        if (fetch.status != 0) {
             (void)cJSON_AddItemToArray(missing, cJSON_CreateString(n->name));
         } else {
             rv = take(s, &fetch, all, msg);
@@ -118,6 +114,11 @@ static void print_record(const cJSON *record)
         }
         printf("\n");
     }
+    cJSON_ArrayForEach(entry, field_find(record, "unlisted"))
+    {
+        printf("  entries %s to %s cannot be listed: the log had been compacted\n", text_of(entry, "first"),
+               text_of(entry, "last"));
+    }
 }
 
 static int print_all(const struct settings *s, cJSON *all, cJSON *missing)
@@ -148,7 +149,7 @@ static int print_all(const struct settings *s, cJSON *all, cJSON *missing)
     }
     cJSON_ArrayForEach(item, missing)
     {
-        printf("%s was not asked, for it is down: what only it had is noted when it comes back\n",
+        printf("%s could not be asked: what only it had is noted when it comes back\n",
                cJSON_IsString(item) ? item->valuestring : "?");
     }
     return 0;
@@ -171,6 +172,11 @@ static int report(const struct settings *s, struct loop *loop, struct otr_errmsg
         }
     }
     rv = rv != 0 ? rv : print_all(s, all, missing);
+    if (rv == 0 && cJSON_GetArraySize(missing) > 0) {
+        otr_errmsg_set(msg, "the report may be incomplete: %d of %u nodes could not be asked",
+                       cJSON_GetArraySize(missing), v.nodes_count);
+        rv = OTR_UNAVAIL;
+    }
     cluster_view_close(&v);
     cJSON_Delete(missing);
     cJSON_Delete(all);
@@ -207,7 +213,8 @@ const struct command cluster_loss_report_command = {
         "lists entries that are lost although clients may have been told that they are safe.\n\n"
         "That happens after 'cluster failover --accept-data-loss', and after a failover in mode async. A replica that\n"
         "finds such entries in its log notes them before it gives them up: what was written, by which request. The\n"
-        "log does not say whether the client was answered, so some of them may never have been acknowledged.",
+        "log does not say whether the client was answered, so some of them may never have been acknowledged.\n\n"
+        "Exits 1 when a node could not be asked, for the report may be incomplete then; it is printed all the same.",
     .examples = "  outrigger cluster loss-report --sidecar http://10.0.0.1:7700\n"
                 "  outrigger cluster loss-report --shard 2 --json\n",
     .options = options,

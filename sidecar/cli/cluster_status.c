@@ -31,6 +31,23 @@ static cJSON *json_names(const struct cluster_view *v, const int *nodes, uint32_
     return list;
 }
 
+static bool is_damaged(const struct cluster_view *v, const struct cluster_view_shard *s, int node)
+{
+    return v->nodes[node].answered && v->nodes[node].own[s - v->shards].damaged;
+}
+
+static cJSON *json_damaged(const struct cluster_view *v, const struct cluster_view_shard *s)
+{
+    cJSON *list = cJSON_CreateArray();
+
+    for (uint32_t i = 0; i < s->replicas_count; i++) {
+        if (is_damaged(v, s, s->replicas[i])) {
+            cJSON_AddItemToArray(list, cJSON_CreateString(v->nodes[s->replicas[i]].name));
+        }
+    }
+    return list;
+}
+
 static cJSON *json_shard(const struct cluster_view *v, const struct cluster_view_shard *s)
 {
     cJSON *json = cJSON_CreateObject();
@@ -45,6 +62,7 @@ static cJSON *json_shard(const struct cluster_view *v, const struct cluster_view
                           s->primary >= 0 ? cJSON_CreateString(v->nodes[s->primary].name) : cJSON_CreateNull());
     cJSON_AddItemToObject(json, "in_sync", json_names(v, s->in_sync, s->in_sync_count));
     cJSON_AddItemToObject(json, "replicas", json_names(v, s->replicas, s->replicas_count));
+    cJSON_AddItemToObject(json, "damaged", json_damaged(v, s));
     cJSON_AddItemToObject(json, "index", s->index_known ? cJSON_CreateNumber((double)s->index) : cJSON_CreateNull());
     return json;
 }
@@ -108,8 +126,15 @@ static uint32_t print_problems(const struct cluster_view *v, FILE *out)
     uint32_t problems = 0;
 
     for (uint32_t i = 0; i < v->shards_count; i++) {
-        const char *problem = cluster_view_problem(&v->shards[i]);
+        const struct cluster_view_shard *s = &v->shards[i];
+        const char *problem = cluster_view_problem(s);
 
+        for (uint32_t k = 0; k < s->replicas_count; k++) {
+            if (is_damaged(v, s, s->replicas[k])) {
+                fprintf(out, "shard %u: what %s holds does not read as it was written: check its disk\n", s->id,
+                        v->nodes[s->replicas[k]].name);
+            }
+        }
         if (problem != NULL) {
             fprintf(out, "shard %u cannot be written: %s (in sync: %u, needed: %u)\n", v->shards[i].id, problem,
                     v->shards[i].in_sync_count, v->shards[i].min_in_sync);

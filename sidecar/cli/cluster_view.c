@@ -350,6 +350,7 @@ void cluster_view_take_own(struct cluster_view *v, uint32_t node, const char *te
         n->own[shard - v->shards] = (struct cluster_view_own){.known = true,
                                                               .leads = role != NULL && strcmp(role, "primary") == 0,
                                                               .committed = committed,
+                                                              .damaged = cJSON_IsTrue(field_find(item, "damaged")),
                                                               .eligible = cJSON_IsTrue(field_find(item, "eligible")),
                                                               .seen = committed};
         take_log(&n->own[shard - v->shards], item);

@@ -27,6 +27,7 @@ struct cluster_view_own { /* what a sidecar says of its replica of one shard */
     bool known;
     bool leads;
     uint64_t committed;
+    bool damaged;        /* does not read as it was written, and is being copied anew */
     bool eligible;       /* in sync, its log whole: may be elected without loss */
     uint64_t last_epoch; /* where its log ends */
     uint64_t last;

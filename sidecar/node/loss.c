@@ -4,7 +4,8 @@
  * <data>/losses/<shard>-<epoch>-<log id>.json, one JSON object:
  *   {"node", "shard", "log": H, "epoch": the one that began without them, "first", "last": indexes, "noted_ms",
  *    "entries": [{"epoch", "index", "time_ms", "request_id": 32 hex digits, "kind": "put" | "delete" | "drop",
- *                 "collection": H, "name": of the collection if it is known, "ids": [...]}, ...]}
+ *                 "collection": H, "name": of the collection if it is known, "ids": [...]}, ...],
+ *    "unlisted": [{"first", "last"}] of those that cannot be listed: compaction took them, or they came as a seed}
  * Counters are decimal strings where they may exceed 2^53 (epochs, indexes). Entries without points (the beginnings of
  * epochs) are left out.
  *
@@ -33,6 +34,7 @@ struct loss_job {
     struct node_work work;
     struct shard *shard;
     uint64_t first, next, last, epoch;
+    uint64_t unlisted_first, unlisted; /* of these none can be listed; 0: all can */
     char directory[LOSS_PATH_MAX], path[LOSS_PATH_MAX + 80], partial[LOSS_PATH_MAX + 88];
     int fd; /* -1: not open yet */
     struct journal_reader *reader;
@@ -172,6 +174,17 @@ static void add_head(struct loss_job *j)
     text_add(j, text);
 }
 
+static void add_end(struct loss_job *j)
+{
+    char text[100] = "\n],\"unlisted\":[]}\n";
+
+    if (j->unlisted != 0) {
+        snprintf(text, sizeof text, "\n],\"unlisted\":[{\"first\":\"%llu\",\"last\":\"%llu\"}]}\n",
+                 (unsigned long long)j->unlisted_first, (unsigned long long)j->unlisted);
+    }
+    text_add(j, text);
+}
+
 static int failed(struct loss_job *j, const char *what)
 {
     j->status = errno == ENOSPC ? OTR_NOSPACE : OTR_IO;
@@ -286,6 +299,8 @@ static bool skip_compacted(struct loss_job *j)
     }
     log_warn(j->shard->subject, "of the entries that are lost %llu to %llu are compacted and cannot be listed",
              (unsigned long long)j->next, (unsigned long long)first - 1);
+    j->unlisted_first = j->unlisted == 0 ? j->next : j->unlisted_first;
+    j->unlisted = first - 1;
     j->next = first;
     return true;
 }
@@ -315,7 +330,7 @@ static void loss_go(struct loss_job *j)
         }
     } else if (j->status == 0) {
         j->ending = true;
-        text_add(j, "\n]}\n");
+        add_end(j);
     }
     if (j->status != 0) {
         loss_end(j);

@@ -95,13 +95,19 @@ uint64_t node_shard_applied(struct node *n, otr_shard shard)
     return s != NULL ? feeder_applied(s->feeder) : 0;
 }
 
+bool node_shard_damaged(struct node *n, otr_shard shard)
+{
+    const struct shard *s = node_shard(n, shard);
+
+    return s != NULL && s->damaged;
+}
+
 static uint32_t damaged_shards(struct node *n)
 {
     uint32_t count = 0;
 
     for (otr_shard i = 0; i < n->shards_top; i++) {
-        const struct shard *s = node_shard(n, i);
-        count += s != NULL && s->damaged;
+        count += node_shard_damaged(n, i);
     }
     return count;
 }

@@ -93,6 +93,8 @@ bool node_ready(struct node *n, struct otr_errmsg *why);
 bool node_shard_status(struct node *n, otr_shard shard, struct replica_status *status);
 /* Entries up to it are in the engine. */
 uint64_t node_shard_applied(struct node *n, otr_shard shard);
+/* Something of this replica does not read as it was written; until it was seeded anew. */
+bool node_shard_damaged(struct node *n, otr_shard shard);
 /* What operators look at first. */
 struct node_stats {
     uint64_t uptime_ms;

@@ -99,6 +99,10 @@ class TestAcceptDataLoss(Loss):
         cluster.restart(primary, "engine", "sidecar")
         wait_until(lambda: self.in_sync() == {behind, primary}, 30, f"{primary} to join")
         new = self.write(cluster.client(behind), 200, 10)
+        incomplete = run("cluster", "loss-report", "--json", *cluster.coordinator.arguments)
+        self.assertEqual(incomplete.returncode, 1, "it may be incomplete")
+        self.assertEqual(json.loads(incomplete.stdout)["not_asked"], [other])
+        self.assertIn("1 of 3 nodes could not be asked", incomplete.stderr)
         cluster.restart(other, "engine", "sidecar")
         cluster.wait_in_sync()
         report = self.report()
@@ -107,6 +111,7 @@ class TestAcceptDataLoss(Loss):
             listed = {i: int(entry["index"]) for entry in record["entries"] for i in entry["ids"]}
             self.assertEqual(listed, lost)
             self.assertEqual({entry["name"] for entry in record["entries"]}, {POINTS})
+            self.assertEqual(record["unlisted"], [])
         self.assertEqual(report["not_asked"], [])
         people = run("cluster", "loss-report", *self.cluster.coordinator.arguments)
         self.assertEqual(people.returncode, 0, people)

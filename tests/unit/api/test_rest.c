@@ -284,7 +284,8 @@ Test(rest, the_cluster_is_described)
     cr_assert(says("\"collections\":[\"c\"],\"self\":{\"incarnation\":\"000000000000abc1\",\"shards\":[{\"id\":0,"
                    "\"role\":\"primary\",\"epoch\":7,\"last\":0,\"durable\":0,\"committed\":0,\"applied\":0,"
                    "\"in_sync\":true,\"last_epoch\":"));
-    cr_assert(says(",\"eligible\":false,\"known\":0,\"kept\":0}"));
+    cr_assert(says(",\"eligible\":false,\"known\":0,\"kept\":0,\"damaged\":false}"));
+    cr_assert(says(",\"eligible\":false,\"known\":0,\"kept\":0,\"damaged\":true}]"));
 }
 
 Test(rest, applied_pending_is_told)

@@ -19,7 +19,7 @@ static void own(struct cluster_view *v, uint32_t node, const char *role, unsigne
     char text[512];
 
     snprintf(text, sizeof text,
-             "{\"node\":\"%s\",\"self\":{\"shards\":[{\"id\":0,\"role\":\"%s\",\"committed\":%u},"
+             "{\"node\":\"%s\",\"self\":{\"shards\":[{\"id\":0,\"role\":\"%s\",\"committed\":%u,\"damaged\":true},"
              "{\"id\":99,\"role\":\"primary\",\"committed\":1},{\"id\":0},7]}}",
              v->nodes[node].name, role, committed);
     cluster_view_take_own(v, node, text);
@@ -70,6 +70,8 @@ Test(cluster_view, positions_come_from_the_nodes_themselves)
     cr_assert(eq(u64, v.shards[0].index, 120));
     cr_assert(not(v.shards[1].index_known));
     cr_assert(eq(u64, v.nodes[cluster_view_node(&v, "b")].own[0].committed, 100));
+    cr_assert(v.nodes[cluster_view_node(&v, "b")].own[0].damaged);
+    cr_assert(not(v.nodes[cluster_view_node(&v, "b")].own[1].damaged));
     cr_assert(zero(ptr, (void *)cluster_view_problem(&v.shards[0])));
     cluster_view_close(&v);
 }

@@ -556,6 +556,63 @@ static int empty_a_disk(struct lab *lab, uint64_t collection)
     return q;
 }
 
+static void on_losses(void *data, int status, const char *text)
+{
+    cr_assert(eq(int, status, 0));
+    snprintf(data, 8000, "losses: %s", text);
+}
+
+static bool is_told(struct lab *lab, void *data)
+{
+    (void)lab;
+    return ((const char *)data)[0] != '\0';
+}
+
+static bool is_noted(struct lab *lab, void *data)
+{
+    const int *q = data;
+    static char text[8000];
+
+    text[0] = '\0';
+    cr_assert(eq(int, node_losses(lab->nodes[*q], on_losses, text), 0));
+    lab_until(lab, is_told, text, "the losses are told");
+    return strstr(text, "unlisted") != NULL;
+}
+
+/* Entries that are given up, of which the log no longer has the first ones: those are told by their positions. */
+Test(faults, lost_entries_that_cannot_be_listed)
+{
+    static char text[8000];
+    char unlisted[100];
+    struct lab lab;
+    struct journal_shard_state log;
+    struct replica_action a = {.type = REPLICA_DO_NOTE_LOSS};
+    uint64_t c;
+    int q;
+
+    lab_open(&lab, 1);
+    lab_until(&lab, lab_in_sync, NULL, "all in sync");
+    c = lab_collection(&lab, "things");
+    q = empty_a_disk(&lab, c);
+    lab_until(&lab, lab_in_sync, NULL, "it was seeded");
+    lab_put(&lab, c, "one", 1);
+    lab_put(&lab, c, "two", 2);
+    cr_assert(eq(int, journal_shard(lab.nodes[q]->journal, 0, &log), 1));
+    cr_assert(gt(u64, log.base.index, 10));
+    a.note_loss.first = log.base.index - 4;
+    a.note_loss.last = log.last.index;
+    a.note_loss.epoch = 99;
+    loss_note(node_shard(lab.nodes[q], 0), &a);
+    lab_until(&lab, is_noted, &q, "the loss is noted");
+    cr_assert(eq(int, node_losses(lab.nodes[q], on_losses, text), 0));
+    lab_until(&lab, is_told, text, "the losses are told");
+    snprintf(unlisted, sizeof unlisted, "\"unlisted\":[{\"first\":\"%llu\",\"last\":\"%llu\"}]",
+             (unsigned long long)a.note_loss.first, (unsigned long long)log.base.index);
+    cr_assert(strstr(text, unlisted) != NULL, "%s lacks %s", text, unlisted);
+    cr_assert(strstr(text, "[\"two\"]") != NULL, "%s", text);
+    lab_close(&lab);
+}
+
 /* Both ends of a seed may close in the middle of it. */
 Test(faults, nodes_close_while_seeding)
 {
