@@ -122,7 +122,7 @@ class Process:
             os.kill(self.pid, number)
             self.paused = self.paused and number != signal.SIGCONT or number == signal.SIGSTOP
 
-    def ended(self, deadline_s=10):
+    def ended(self, deadline_s=30):
         wait_until(lambda: not self.runs, deadline_s, f"the end of {self.name} (pid {self.pid})", 0.01)
 
 
