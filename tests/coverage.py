@@ -38,6 +38,8 @@ EXTRA = [
     "sidecar/cli/credentials.c",  # tokens that users write
     "sidecar/peer/stream.c",  # the headers of a call
     "sidecar/peer/public.c",  # requests of anybody
+    "sidecar/peer/request.c",  # what peers answer
+    "sidecar/peer/call.c",  # what they ask
     "sidecar/io/endpoints.c",
     "engines/ruvector/ruvector_health.c",
 ]

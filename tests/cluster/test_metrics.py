@@ -248,7 +248,7 @@ class TestMetrics(ClusterTest):
         led = before.led_by(node)
         others = [n for n in cluster.node_ids if n != node]
         failures = self.total("coordinator_failures_total", others)
-        cluster.pause("coordinator", "etcd")
+        cluster.coordinator.pause()
         try:
             cluster.kill(node, "sidecar")
             wait_until(lambda: all(m.sum("shard_role", shard=str(shard)) != 2 for shard in led
@@ -259,7 +259,7 @@ class TestMetrics(ClusterTest):
                 self.assertTrue(cluster.ready(n), n)
                 self.assertEqual([self.read(n).sum("shard_primary", shard=str(shard)) for shard in led], [0] * len(led))
         finally:
-            cluster.resume("coordinator", "etcd")
+            cluster.coordinator.resume()
         cluster.restart(node, "sidecar")
         self.settle()
 

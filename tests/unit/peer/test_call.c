@@ -4,6 +4,8 @@
 #include "raw.h"
 #include "sidecar/peer/link.h"
 
+#include "grpc/health/v1/health.pb-c.h"
+
 TestSuite(call, .init = loop_begin, .fini = loop_end, .timeout = 60);
 
 /* A call is answered, never from inside the call that made it. */
@@ -175,6 +177,38 @@ Test(call, so_many_at_once_and_no_more)
     RUN_UNTIL(replies[1].count == 1);
     cr_assert(zero(int, replies[1].status));
     cr_assert(eq(uint, b.calls_count, 1));
+    node_close(&a);
+    node_close(&b);
+}
+
+/* A reply that is no such message: what was done nobody knows, and the link goes on. */
+Test(call, replies_that_are_none)
+{
+    struct node a, b;
+    struct peer_link *link = pair_open(&a, &b);
+    Grpc__Health__V1__HealthCheckRequest other = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
+    struct reply reply = {0};
+    struct reply next = {0};
+    uint64_t calls;
+    uint64_t queued;
+
+    other.service = (char *)(uintptr_t) "where a number should be";
+    b.hold = true;
+    cr_assert(zero(int, call_forward(link, 10, 5000, &reply)));
+    RUN_UNTIL(b.calls_count == 1);
+    peer_link_calls(link, &calls, &queued);
+    cr_assert(calls == 1 && queued == 0);
+    peer_call_reply(b.held, &other.base);
+    RUN_UNTIL(reply.count == 1);
+    cr_assert(eq(int, reply.status, OTR_PROTO));
+    cr_assert(ne(ptr, strstr(reply.text, "cannot be parsed"), NULL), "%s", reply.text);
+    b.hold = false;
+    cr_assert(zero(int, call_forward(link, 10, 5000, &next)));
+    RUN_UNTIL(next.count == 1);
+    cr_assert(zero(int, next.status));
+    peer_link_calls(link, &calls, &queued);
+    cr_assert(zero(u64, calls));
+    cr_assert(eq(uint, a.events_count, 1), "the link stayed up");
     node_close(&a);
     node_close(&b);
 }
