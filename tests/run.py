@@ -31,7 +31,7 @@ PEER_TLS_FILTER = ("--filter '@(lane|seed|link|call)/!(deadline_of_the_caller|en
 # goes by some thirty times slower there, and not the loops over failing calls; ASan sees all of them.
 VALGRIND = [
     ("coord", "test", "!(failing)/*"),
-    ("log", "long", "!(failing)/*"),
+    ("log", "long", "!(failing|log_faults)/*"),
     ("api", "test", "@(json|url|tokens|http_guard)/*"),
     ("peer", "test", "@(compress|garbage|grpc)/*"),
     ("etcd", "test", "@(codec|stream|etcd_codec|etcd_stream)*/*"),
