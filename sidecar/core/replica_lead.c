@@ -539,6 +539,16 @@ void lead_start(struct replica *r, struct replica_actions *out)
     r->start_index = append(r, 0, r->newest_time_ms, &none, out).index;
 }
 
+/* Committed, and to be answered as far as the mode is concerned. While mode sync is wanted and the descriptor does not
+ * say so yet, entries may be committed that some member lacks: they wait for all members like those that follow. */
+static uint64_t mode_answerable(struct replica *r)
+{
+    if (lead_async(r)) {
+        return async_answerable(r);
+    }
+    return r->descriptor.mode == REPLICA_ASYNC ? min_u64(r->committed_index, counted_index(r)) : r->committed_index;
+}
+
 /* A3, A6, G4. */
 static void advance(struct replica *r, struct replica_actions *out)
 {
@@ -557,7 +567,7 @@ static void advance(struct replica *r, struct replica_actions *out)
     if (r->role == REPLICA_TAKEOVER && r->committed_index >= r->start_index) {
         replica_become(r, REPLICA_PRIMARY, "the epoch-start entry is committed");
     }
-    index = lead_async(r) ? async_answerable(r) : r->committed_index;
+    index = mode_answerable(r);
     if (lead_members_min(r) < r->descriptor.min_in_sync) {
         index = min_u64(index, r->start_index); /* the inherited tail is exempt */
     }

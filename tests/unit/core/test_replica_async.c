@@ -189,3 +189,22 @@ Test(replica_async, in_mode_sync_an_election_loses_nothing)
     cr_assert(zero(u32, action(&f, REPLICA_DO_TXN, 0)->txn.descriptor.lossy_count));
     fixture_close(&f);
 }
+
+/* What waits for a grant, or for a member that lags, waits for all members from then on. Found by the simulator. */
+Test(replica_async, the_wish_for_sync_answers_nothing_that_a_member_lacks)
+{
+    struct fixture f = fixture_async();
+
+    step_tick(&f, GRANT_MS);
+    write_durable(&f, 1);
+    cr_assert(eq(u64, status(&f).committed_index, 2));
+    cr_assert(eq(u64, status(&f).answered_index, 1));
+    set_mode(&f, REPLICA_SYNC);
+    cr_assert(eq(u64, status(&f).answered_index, 1));
+    grants(&f);
+    cr_assert(eq(u64, status(&f).answered_index, 1));
+    step_ack(&f, 2, 1, 2);
+    step_ack(&f, 3, 1, 2);
+    cr_assert(eq(u64, status(&f).answered_index, 2));
+    fixture_close(&f);
+}
