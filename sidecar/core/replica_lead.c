@@ -484,6 +484,11 @@ static void reply_known(struct replica *r, uint64_t ticket, const struct dedup_e
 {
     struct replica_action *a = replica_emit(out, REPLICA_DO_REPLY);
 
+    /* A7: to say once more that it took effect takes what it took the first time: it may be lost by now. */
+    if (r->descriptor.mode == REPLICA_ASYNC && known->position.index <= r->answered_index &&
+        replica_read_right(r, r->now_ms) != REPLICA_READ_OK) {
+        r->answered_index = known->position.index - 1;
+    }
     a->reply.ticket = ticket;
     a->reply.reply =
         known->position.index <= r->answered_index && known->has_outcome ? REPLICA_REPLY_DUPLICATE : REPLICA_REPLY_JOIN;
@@ -533,6 +538,9 @@ void lead_start(struct replica *r, struct replica_actions *out)
                                    .seeding = p->seeding};
     }
     r->answered_index = r->committed_index;
+    if (r->descriptor.mode == REPLICA_ASYNC) { /* A7: committed was what one disk held; this all members did */
+        r->answered_index = min_u64(r->committed_index, r->descriptor.position.index);
+    }
     r->lag.count = 0;
     lag_clock_note(&r->lag, r->now_ms, 0); /* what is inherited counts from now on */
     r->beacon_ms = 0;

@@ -84,6 +84,9 @@ void write_replied(struct shard *s, const struct replica_action *a, struct write
     case REPLICA_REPLY_JOIN:
         w->outcome = a->reply.outcome; /* known when the entry is in the store and only its answer is held (A6) */
         s->metrics.duplicate_writes_total++;
+        if (a->reply.index <= s->answerable) { /* mode async: it was, and grants are out by now (PROTOCOL A7) */
+            s->answerable = a->reply.index - 1;
+        }
         write_drop_body(s, w);
         w->next = s->joined;
         s->joined = w;

@@ -208,3 +208,24 @@ Test(replica_async, the_wish_for_sync_answers_nothing_that_a_member_lacks)
     cr_assert(eq(u64, status(&f).answered_index, 2));
     fixture_close(&f);
 }
+
+/* A write that was answered may be lost by now: that it took effect is told once more under the same terms only. */
+Test(replica_async, a_retry_is_answered_with_grants_only)
+{
+    struct fixture f = fixture_async();
+
+    write_durable(&f, 1);
+    replica_outcome(f.r, 2, 0);
+    cr_assert(eq(u64, status(&f).answered_index, 2));
+    step_write(&f, 1);
+    cr_assert(eq(int, action(&f, REPLICA_DO_REPLY, 0)->reply.reply, REPLICA_REPLY_DUPLICATE));
+    step_tick(&f, GRANT_MS);
+    step_write(&f, 1);
+    cr_assert(eq(int, action(&f, REPLICA_DO_REPLY, 0)->reply.reply, REPLICA_REPLY_JOIN));
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_ANSWER), 0));
+    step_grant(&f, 2, f.now_ms);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_ANSWER), 0));
+    step_grant(&f, 3, f.now_ms);
+    cr_assert(eq(u64, action(&f, REPLICA_DO_ANSWER, 0)->answer.index, 2));
+    fixture_close(&f);
+}
