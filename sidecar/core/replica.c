@@ -621,6 +621,7 @@ int replica_step(struct replica *r, const struct replica_event *ev, struct repli
             replica_take_log_id(r, r->fresh_log_id);
         }
         damage_progress(r, out);
+        loss_progress(r);
         handoff_progress_member(r, out);
         force_progress(r, out);
         change_progress(r, out);

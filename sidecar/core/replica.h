@@ -60,7 +60,7 @@ struct descriptor {
     uint32_t replicas_count;
     struct otr_position position; /* commit position at the last change (E4) */
     /* Epochs that may have begun without acknowledged entries (V7, A7), ascending, each with the index at which its
-     * leader's log ended before. Those before a time when all replicas were in sync are left out. */
+     * leader's log ended before. Of too many the oldest are told as one. */
     struct otr_position lossy[DESCRIPTOR_LOSSY_MAX];
     uint32_t lossy_count;
     enum replica_mode mode;

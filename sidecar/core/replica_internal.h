@@ -419,6 +419,7 @@ static inline bool loss_possible(const struct replica *r, uint64_t lossy_epoch)
 }
 /* Our epoch, proposed as d, may begin without acknowledged entries. */
 void loss_mark(const struct replica *r, struct descriptor *d);
+void loss_progress(struct replica *r);
 void loss_on_noted(struct replica *r, const struct replica_event *ev);
 
 /* --- replica_change.c --------------------------------------------------------------------------------------------- */

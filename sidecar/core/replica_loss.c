@@ -1,10 +1,10 @@
 /* Entries of ours that another epoch began without, after an election that an operator forced (V7), or in async mode
  * (A7): clients may have been told that they are safe. Which ones they were is noted, durably, before they are given
  * up; until then the replica stays as it is, acknowledges nothing, and stands for nothing, for its log will not be
- * kept. */
+ * kept: unless nobody is heard any more who wants them gone. */
 #include "sidecar/core/replica_internal.h"
 
-enum { LOSS_RETRY_MS = 1000 };
+enum { LOSS_RETRY_MS = 1000, LOSS_SILENCE_PATIENT = 3 /* times suspect_timeout */ };
 
 bool loss_noted(struct replica *r, uint64_t first, uint64_t lossy_epoch, struct replica_actions *out)
 {
@@ -24,12 +24,20 @@ bool loss_noted(struct replica *r, uint64_t first, uint64_t lossy_epoch, struct 
     return false;
 }
 
+/* Who began without our entries may have lost its own log since: then ours is perhaps the last one that counts, and it
+ * counts again. Should he come back, they are noted anew. */
+void loss_progress(struct replica *r)
+{
+    if (r->loss.phase == LOSS_NOTED &&
+        r->now_ms - r->leader.heard_ms >= LOSS_SILENCE_PATIENT * (uint64_t)r->config.timings.suspect_timeout_ms) {
+        r->loss.phase = LOSS_NONE;
+    }
+}
+
 void loss_mark(const struct replica *r, struct descriptor *d)
 {
-    /* Whoever was in sync before this epoch has the entries of all earlier ones, or was told to give them up. */
-    if (r->descriptor.in_sync_count == r->descriptor.replicas_count) {
-        d->lossy_count = 0;
-    }
+    /* Earlier ones stay, even if all replicas have been in sync since: one that is to be a replica again after it was
+     * none for a while has not heard of them. */
     descriptor_mark_lossy(d, d->epoch, r->last.index);
 }
 

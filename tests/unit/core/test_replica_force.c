@@ -387,3 +387,28 @@ Test(replica_loss, below_the_base_a_seed_is_asked_for)
     cr_assert(eq(u64, status(&f).last.index, 9));
     fixture_close(&f);
 }
+
+/* ... as long as there is somebody who wants its entries gone: he may have lost his own log, and ours is the last. */
+Test(replica_loss, whoever_gave_nothing_up_yet_counts_again_after_long_silence)
+{
+    struct fixture f = fixture_ahead(5);
+
+    f.d.epoch = 2;
+    f.d.version++;
+    f.d.primary = 3;
+    f.d.incarnation = 31;
+    descriptor_mark_lossy(&f.d, 2, 3);
+    step_descriptor(&f);
+    append_lossy(&f, (struct otr_position){1, 3}, 4);
+    noted(&f, 4, true);
+    for (int i = 0; i < 29; i++) {
+        step_tick(&f, 100);
+        cr_assert(not(status(&f).eligible));
+    }
+    step_tick(&f, 100);
+    cr_assert(status(&f).eligible);
+    append_lossy(&f, (struct otr_position){1, 3}, 4);
+    cr_assert(eq(sz, actions(&f, REPLICA_DO_NOTE_LOSS), 1), "and is noted anew");
+    cr_assert(not(status(&f).eligible));
+    fixture_close(&f);
+}
