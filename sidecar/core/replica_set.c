@@ -90,6 +90,8 @@ static void update_joining(struct replica *r, struct replica_peer *p)
         if ((at >= 0 && r->descriptor.in_sync[at].log_id == p->log_id) ||
             ((!may_join(r, p) || handoff_frozen(r)) && !change_names(r, p->node))) {
             p->joining = false;
+        } else if (r->descriptor.mode == REPLICA_ASYNC && !lead_async(r)) {
+            p->join_index = r->committed_index; /* A7: what was committed since without it counts in mode sync */
         }
         return;
     }
