@@ -17,8 +17,9 @@ static void check_held(struct sim_shard *sh, const struct sim_entry *e, uint64_t
     const struct sim_coord_shard *truth = alter_truth(s, sh->id);
     const struct descriptor *d = &truth->descriptor;
 
-    if (d->epoch != epoch) {
-        return; /* replaced, and does not know it yet: I2, I3 and I4 tell whether that does harm */
+    if (d->epoch != epoch || d->mode == REPLICA_ASYNC) {
+        return; /* its own disk is enough (A7); or it is replaced, and does not know it yet: I2, I3 and I4 tell whether
+                   that does harm */
     }
     for (uint32_t i = 0; i < d->in_sync_count; i++) {
         const struct sim_shard *m = member_log(s, sh->id, &d->in_sync[i]);
@@ -41,6 +42,7 @@ bool check_apply(struct sim_shard *sh, uint64_t index, const struct replica_stat
 {
     struct sim *s = sh->sim;
     const struct sim_entry *e = shard_entry(sh, index);
+    const struct sim_dead *dead;
     /* Before the step or after it: a primary may commit and hand over at once, or take over and commit. */
     bool led = sh->role == REPLICA_PRIMARY || sh->role == REPLICA_TAKEOVER;
     bool leads = led || status->role == REPLICA_PRIMARY || status->role == REPLICA_TAKEOVER;
@@ -55,7 +57,8 @@ bool check_apply(struct sim_shard *sh, uint64_t index, const struct replica_stat
                  sh->node->id, sh->id, index, sh->durable_index);
         return false;
     }
-    if (!leads && check_entry(s, sh->id, index) == NULL) {
+    dead = check_dead_find(s, sh->id, e->position);
+    if (!leads && check_entry(s, sh->id, index) == NULL && (dead == NULL || !dead->entry.known)) {
         sim_fail(s, "I5: node %d shard %u, which does not lead, applies entry %" PRIu64 ", which no primary committed",
                  sh->node->id, sh->id, index);
         return false;

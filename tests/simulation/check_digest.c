@@ -23,6 +23,9 @@ void check_digest(struct sim_shard *sh)
     uint64_t digest = digest_of(sh->values);
     size_t old = s->check.shards[sh->id].digests_capacity;
 
+    if (check_dead(s, sh->id, check_position(sh, sh->commit))) {
+        return; /* it has yet to learn that this is lost */
+    }
     while (sh->commit >= s->check.shards[sh->id].digests_capacity) {
         s->check.shards[sh->id].digests =
             sim_grow(s->check.shards[sh->id].digests, &s->check.shards[sh->id].digests_capacity,

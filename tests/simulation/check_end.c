@@ -30,6 +30,10 @@ static bool shard_converged(struct sim *s, otr_shard shard, char *why, size_t wh
         return false;
     }
     replica_status(primary->replica, node_now_ms(s, primary->node), &status);
+    if (s->modes && d->mode != s->settings.mode) {
+        snprintf(why, why_bytes, "shard %u is not in the mode that is set", shard);
+        return false;
+    }
     if (!status.writable || d->in_sync_count != d->replicas_count) {
         snprintf(why, why_bytes, "shard %u: %u of %u replicas are in sync%s", shard, d->in_sync_count,
                  d->replicas_count, status.writable ? "" : ", not writable");

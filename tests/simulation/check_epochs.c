@@ -27,6 +27,7 @@ void check_role(struct sim_shard *sh)
         s->check.shards[sh->id].reigns_count++;
         s->counts.elections++;
         s->check.shards[sh->id].reigns[i].served = false;
+        check_loss_taken_over(sh);
         if (s->calm && i > 0 && s->check.shards[sh->id].reigns[i - 1].served &&
             s->check.shards[sh->id].returned_epoch != s->check.shards[sh->id].reigns[i - 1].epoch) {
             sim_fail(
@@ -35,6 +36,9 @@ void check_role(struct sim_shard *sh)
                 n->id, sh->id);
         }
         return;
+    }
+    if (sh->role == REPLICA_PRIMARY && sh->epoch > s->check.shards[sh->id].serving_epoch) {
+        s->check.shards[sh->id].serving_epoch = sh->epoch;
     }
     s->check.shards[sh->id].reigns[i].served = s->check.shards[sh->id].reigns[i].served || sh->role == REPLICA_PRIMARY;
     if (s->check.shards[sh->id].reigns[i].incarnation != n->incarnation) {
@@ -70,6 +74,7 @@ void check_free(struct sim *s)
         free(s->check.shards[i].committed);
         free(s->check.shards[i].digests);
     }
+    check_loss_free(s);
     free(s->check.effects);
     free(s->check.history);
 }

@@ -29,6 +29,10 @@ bool check_committed(struct sim_shard *sh, const struct sim_entry *e)
     struct sim *s = sh->sim;
     struct sim_committed *c = place(s, sh->id, e->position.index);
 
+    if (check_dead(s, sh->id, e->position)) {
+        check_dead_committed(sh, e);
+        return !s->failed;
+    }
     if (!c->known) {
         *c = (struct sim_committed){
             .epoch = e->position.epoch, .hash = e->hash, .id = e->id, .key = e->key, .value = e->value, .known = true};

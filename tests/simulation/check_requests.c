@@ -38,6 +38,16 @@ void check_effect(struct sim_shard *sh, const struct sim_entry *e)
     s->check.effects[at].index = e->position.index;
 }
 
+/* The entry was lost (A7, V7): the request may take effect once more. */
+void check_effect_undone(struct sim *s, const struct otr_request_id *id, uint64_t index)
+{
+    uint64_t number = clients_request_number(id);
+
+    if (number != 0 && s->check.effects[effect_of(s, number)].index == index) {
+        s->check.effects[number].index = 0;
+    }
+}
+
 void check_refused(struct sim *s, const struct otr_request_id *id)
 {
     size_t at = effect_of(s, clients_request_number(id));
@@ -49,10 +59,14 @@ void check_refused(struct sim *s, const struct otr_request_id *id)
     s->check.effects[at].refused = true;
 }
 
-void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const char *where)
+void check_outcome(struct sim_shard *sh, struct otr_position at, uint32_t outcome, const char *where)
 {
+    uint64_t index = at.index;
     struct sim_committed *c = check_entry(sh->sim, sh->id, index);
 
+    if (check_dead(sh->sim, sh->id, at)) {
+        return;
+    }
     if (c == NULL) {
         sim_fail(sh->sim, "I6: node %d shard %u: entry %" PRIu64 " %s, and nobody committed it", sh->node->id, sh->id,
                  index, where);

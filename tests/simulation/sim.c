@@ -253,6 +253,7 @@ static void setup(struct sim *s, uint64_t seed, bool verbose)
     }
     clients_start(s);
     faults_start(s);
+    mode_start(s);
 }
 
 static void teardown(struct sim *s)

@@ -18,7 +18,8 @@
  *   sim_disk.c     a file system that stops changing at a chosen call (the moment of a crash)
  *   sim_net.c      connections: in order, late, frozen, cut, refused
  *   sim_coord.c    coordinator: transactions, reads, sessions, watches
- *   sim_alter.c   ... others that change descriptors, and a coordinator that goes back in time
+ *   sim_alter.c    ... others that change descriptors, and a coordinator that goes back in time
+ *   sim_mode.c     mode async: settings, and notes of what is lost
  *   sim_clients.c  writes with retries, linearizable reads
  *   check_*.c      one invariant of DESIGN 4.6 each (numbers I1..I7)
  */
@@ -48,6 +49,7 @@ enum {
     SIM_PATIENCE_US = 4000 * SIM_MS,    /* of a client */
     SIM_STALE_US = 6000 * SIM_MS,       /* an attempt that arrives so late is not looked at */
 };
+#define SIM_WALL_CLOCK_MS 1600000000000ULL /* when it begins */
 
 struct sim;
 
@@ -166,11 +168,12 @@ struct sim_node {
     bool alive;
     bool host_down; /* the machine is off: nothing refuses, nothing answers */
     bool starting;
-    bool coord_blocked; /* nothing passes */
-    bool coord_deaf;    /* what it says passes, answers do not */
-    bool coord_reset;   /* it is refused at once */
-    uint64_t revision;  /* the highest that the coordinator has shown */
-    bool regressed;     /* it has shown a lower one since */
+    bool coord_blocked;               /* nothing passes */
+    bool coord_deaf;                  /* what it says passes, answers do not */
+    bool coord_reset;                 /* it is refused at once */
+    uint64_t revision;                /* the highest that the coordinator has shown */
+    bool regressed;                   /* it has shown a lower one since */
+    struct replica_settings settings; /* as this node knows them */
     bool engine_down;
     bool stopping; /* in good order */
     uint64_t incarnation;
@@ -327,6 +330,21 @@ struct sim_committed {
     bool known, outcome_known;
 };
 
+/* The log of a leader whose epoch may have begun without acknowledged entries, at that moment. */
+struct sim_reign_log {
+    uint64_t epoch;
+    uint64_t base, count;
+    uint64_t *epochs; /* of entries base + 1 on */
+};
+
+/* An entry that was committed by its leader, or noted, and that the shard no longer has (check_loss.c). */
+struct sim_dead {
+    struct otr_position position;
+    struct sim_committed entry; /* not known: nobody committed it yet, it was noted as lost before */
+    bool acked;
+    uint32_t noted; /* by whom: a bit for each node */
+};
+
 struct sim_check {
     struct {
         /* I1 */
@@ -344,7 +362,17 @@ struct sim_check {
         /* digest of what a replica holds that has applied up to the index; 0: not known */
         uint64_t *digests;
         size_t digests_capacity;
-        uint64_t acked;           /* I2: the highest acknowledged index */
+        uint64_t acked; /* I2: the highest acknowledged index */
+        /* A7, V7: epochs published that may begin without acknowledged entries; those of them that somebody took over,
+         * in order of their epochs; what was lost */
+        uint64_t *flags;
+        size_t flags_count, flags_capacity;
+        struct sim_reign_log *lossy;
+        size_t lossy_count, lossy_capacity;
+        struct sim_dead *dead;
+        size_t dead_count, dead_capacity;
+        bool key_lost[SIM_KEYS];  /* something of it was */
+        uint64_t serving_epoch;   /* the highest whose primary was more than elected */
         uint64_t floor[SIM_KEYS]; /* I4: index of the newest acknowledged or read write */
     } shards[SIM_SHARDS_MAX];
     /* I6: where each request id took effect; ids are counted from 1 */
@@ -388,6 +416,9 @@ struct sim {
     uint32_t keys, read_percent, wander_percent, ghost_percent;
     uint64_t rest_us; /* of a client between operations */
     uint32_t weights[FAULTS_COUNT];
+    bool modes; /* mode async, or changes of the mode */
+    struct replica_settings settings;
+    uint64_t settings_number; /* grows */
     uint32_t ambush_permille; /* of the changes of role are met by a fault */
     int64_t clock_ppm_min, clock_ppm_max;
     uint64_t fault_interval_us, log_lost_us;
@@ -526,6 +557,11 @@ void handoff_brief(struct sim_shard *sh);                  /* a replica was made
 void handoff_brief_all(struct sim *s, struct sim_node *n); /* its engine or its disk fails, or works again */
 void handoff_done(struct sim_shard *sh, const struct replica_action *a);
 
+/* sim_mode.c */
+void mode_start(struct sim *s);
+bool mode_strike(struct sim *s); /* the settings change; false: not in this seed */
+void mode_note_loss(struct sim_shard *sh, const struct replica_action *a);
+
 /* sim_net.c */
 void net_start(struct sim *s);
 /* False: not connected. Takes over msg in any case. */
@@ -579,21 +615,22 @@ uint64_t clients_request_number(const struct otr_request_id *id);
 /* check_*.c: each invariant of DESIGN 4.6 has a file, and each other promise. */
 void check_role(struct sim_shard *sh);                                 /* check_epochs.c: I1 */
 void check_published(struct sim *s, otr_shard shard);                  /* check_durable.c: I2 */
-void check_acked(struct sim_shard *sh, uint64_t index);                /* I2 */
+void check_acked(struct sim_shard *sh, struct otr_position at);        /* I2 */
 void check_recovered(struct sim_shard *sh);                            /* I2 */
 bool check_committed(struct sim_shard *sh, const struct sim_entry *e); /* check_prefix.c: I3; false: it failed */
 struct sim_committed *check_entry(struct sim *s, otr_shard shard, uint64_t index); /* NULL: never committed */
 void check_rights(struct sim_shard *sh); /* check_reads.c: I4: after each step of a primary */
-void check_read(struct sim *s, const struct sim_client *c, struct sim_value value); /* I4 */
+void check_read(struct sim_shard *sh, const struct sim_client *c, struct sim_value value); /* I4 */
 void check_linear(struct sim *s); /* check_linear.c: I4, over what the clients saw */
 /* The same of any history; 0: fine, else 1 + the number of the operation that cannot be. */
 size_t check_linear_history(const struct sim_seen *seen, size_t count);
 /* check_apply.c: I5; false: it failed */
 bool check_apply(struct sim_shard *sh, uint64_t index, const struct replica_status *status);
 void check_effect(struct sim_shard *sh, const struct sim_entry *e); /* check_requests.c: I6 */
-void check_outcome(struct sim_shard *sh, uint64_t index, uint32_t outcome, const char *where); /* I6 */
-void check_refused(struct sim *s, const struct otr_request_id *id);                            /* Q3 */
-void check_end(struct sim *s);                                                                 /* check_end.c: I7 */
+void check_effect_undone(struct sim *s, const struct otr_request_id *id, uint64_t index);
+void check_outcome(struct sim_shard *sh, struct otr_position at, uint32_t outcome, const char *where); /* I6 */
+void check_refused(struct sim *s, const struct otr_request_id *id);                                    /* Q3 */
+void check_end(struct sim *s); /* check_end.c: I7 */
 bool check_converged(struct sim *s, char *why, size_t why_bytes);
 bool check_writable_without(struct sim *s, int absent, char *why, size_t why_bytes);
 void check_election(struct sim *s, otr_shard shard, const struct descriptor *before,
@@ -613,6 +650,19 @@ void check_log_replaced(struct sim_shard *sh, uint64_t log_id); /* check_logs.c:
 void check_log_id(struct sim_shard *sh, uint64_t log_id);
 void check_action(struct sim_shard *sh, const struct replica_action *a); /* check_handoff.c: G5, before each action */
 void check_offer(struct sim_shard *sh, const struct replica_msg *msg);
+/* check_loss.c: A7, V7. A dead entry is one that its leader committed and that the shard no longer has. */
+bool check_dead(const struct sim *s, otr_shard shard, struct otr_position at);
+struct sim_dead *check_dead_find(struct sim *s, otr_shard shard, struct otr_position at); /* NULL: none */
+struct otr_position check_position(const struct sim_shard *sh, uint64_t index);           /* epoch 0: not known */
+void check_dead_committed(struct sim_shard *sh, const struct sim_entry *e);
+void check_lossy_published(struct sim *s, otr_shard shard, const struct descriptor *before, const struct descriptor *d);
+void check_loss_taken_over(struct sim_shard *sh);
+bool check_acked_dead(struct sim_shard *sh, struct otr_position at); /* false: it is not dead */
+void check_lag(struct sim_shard *sh, uint64_t index);
+void check_noting(struct sim_shard *sh, uint64_t first, uint64_t last, uint64_t epoch);
+void check_noted(struct sim_shard *sh, uint64_t first, uint64_t last);
+void check_given_up(struct sim_shard *sh, uint64_t first);
+void check_loss_free(struct sim *s);
 void check_free(struct sim *s);
 
 /* sim_selftest.c: check_linear against a search. */

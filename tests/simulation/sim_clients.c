@@ -86,7 +86,7 @@ static void read_value(struct sim_shard *sh, struct sim_client *c)
     if (s->now_us < c->no_way_from[sh->node->id] || s->now_us < c->reset[sh->node->id]) {
         return;
     }
-    check_read(s, c, sh->values[c->key]);
+    check_read(sh, c, sh->values[c->key]);
     if (sh->node->disk_full) {
         sim_reached(s, SIM_SERVED_WITH_FULL_DISK);
     }
@@ -137,7 +137,7 @@ static void write_step(struct sim_shard *sh, uint32_t client, uint64_t attempt, 
     shard_step(sh, &(struct replica_event){
                        .type = REPLICA_EV_WRITE,
                        .write = {.ticket = attempt << 8 | client,
-                                 .time_ms = 1600000000000 + sh->sim->now_us / SIM_MS,
+                                 .time_ms = SIM_WALL_CLOCK_MS + sh->sim->now_us / SIM_MS,
                                  .request_id = *id},
                    });
 }
@@ -242,6 +242,7 @@ static void note_acked(struct sim *s, const struct sim_client *c, uint64_t index
 {
     uint64_t *floor = &s->check.shards[c->shard].floor[c->key];
     const struct sim_committed *at = check_entry(s, c->shard, index);
+    const struct sim_shard *sh = s->nodes[node].shards[c->shard];
 
     s->counts.acks++;
     if (s->coord.down) {
@@ -249,6 +250,9 @@ static void note_acked(struct sim *s, const struct sim_client *c, uint64_t index
     }
     if (s->coord.past[c->shard]) {
         sim_reached(s, SIM_SERVED_WHILE_ROLLED_BACK);
+    }
+    if (sh != NULL && check_dead(s, c->shard, check_position(sh, index))) {
+        return; /* mode async: lost already, and nobody knows it yet */
     }
     if (at == NULL || clients_request_number(&at->id) != clients_request_number(&c->request_id)) {
         sim_fail(s, "I2: node %d acknowledges entry %" PRIu64 " of shard %u, which is not the write asked for", node,

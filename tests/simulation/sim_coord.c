@@ -157,6 +157,7 @@ static void put_descriptor(struct sim *s, otr_shard shard, const struct descript
     }
     check_published(s, shard);
     check_election(s, shard, &before, d);
+    check_lossy_published(s, shard, &before, d);
     observe_published(s, shard, &before, d);
     faults_ambush_published(s, &before, d);
 }
@@ -619,7 +620,7 @@ static void init_fire(struct sim *s, struct sim_event *e)
                                .generation = 1,
                                .version = 1,
                                .replicas_count = s->replicas_count,
-                               .mode = REPLICA_SYNC,
+                               .mode = s->modes ? s->settings.mode : REPLICA_SYNC,
                                .min_in_sync = 2,
                                .grant_ms = 120};
 

@@ -66,6 +66,7 @@ enum {
     X(MOVE, COORDINATOR, "a replica is to be elsewhere")                                \
     X(RESIZE, COORDINATOR, "a shard is to have more or fewer replicas")                 \
     X(SETTINGS, COORDINATOR, "min_in_sync or grant_ms change")                          \
+    X(MODE, COORDINATOR, "the cluster's mode or max_lag changes")                       \
     X(CLIENT_CUT, CLIENTS, "a client and a node do not hear each other")                \
     X(CLIENT_DEAF, CLIENTS, "a node's answers do not reach a client")                   \
     X(CLIENT_RESET, CLIENTS, "a client's connections to a node are reset")
@@ -147,6 +148,19 @@ enum {
     X(REPLICA_LEFT, "a replica sees that its node is no longer named")                     \
     X(GRANT_MS_RAISED, "grants become longer")                                             \
     X(GRANT_MS_LOWERED, "grants become shorter")                                           \
+    /* mode async */                                                                       \
+    X(MODE_ASYNC, "a shard goes over to mode async")                                       \
+    X(MODE_SYNC, "... and back to sync")                                                   \
+    X(ASYNC_ANSWERED_ALONE, "a write is answered that a member lacks")                     \
+    X(ASYNC_HELD, "a committed write waits: a member lacks too much, or a grant")          \
+    X(LOSSY_PUBLISHED, "an epoch may begin without acknowledged entries")                  \
+    X(LOSSY_LOST_NOTHING, "... and has them all")                                          \
+    X(LOSSY_LOST_ACKED, "... and lacks some")                                              \
+    X(LOSSY_REVIVED, "... and has one that an earlier one gave up")                        \
+    X(LOSS_NOTED, "what a replica gives up is noted")                                      \
+    X(LOSS_NOT_NOTED, "... which fails at first")                                          \
+    X(LOSS_CUT, "a tail is cut that another epoch began without")                          \
+    X(LOSS_RESEEDED, "... or was committed, and the replica is seeded anew")               \
     /* handing over */                                                                     \
     X(HANDED_OVER, "a handoff that was asked for is done")                                 \
     X(HANDOFF_UNAVAILABLE, "nobody is able to take over")                                  \

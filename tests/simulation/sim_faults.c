@@ -289,6 +289,9 @@ void faults_start(struct sim *s)
 
     s->calm = sim_chance(s, 5);
     for (int i = 0; i < FAULTS_COUNT; i++) {
+        if (i == FAULT_MODE) {
+            continue; /* sim_mode.c */
+        }
         s->weights[i] = sim_chance(s, percent) ? (uint32_t)sim_between(s, 1, most[i] != 0 ? most[i] : 10) : 0;
         kinds += i >= FAULT_FIRST_EVENT && s->weights[i] != 0;
     }

@@ -136,6 +136,7 @@ static void fill_config(struct sim *s, struct sim_node *n, otr_shard id, struct 
                     .dedup_window_ms = SIM_DEDUP_WINDOW_MS,
                     .dedup_ids_min = 10,
                     .seed_entries = 60},
+        .settings = n->settings,
     };
 }
 

@@ -195,7 +195,7 @@ void observe_step(struct sim_shard *sh, const struct replica_event *ev)
         sim_reached(s, SIM_APPEND_KNOWN);
     }
     if (sh->role == REPLICA_PRIMARY && committed && !answered) {
-        sim_reached(s, SIM_COMMIT_HELD);
+        sim_reached(s, alter_truth(s, sh->id)->descriptor.mode == REPLICA_ASYNC ? SIM_ASYNC_HELD : SIM_COMMIT_HELD);
     }
     if (sh->role == REPLICA_PRIMARY && answered && !committed) {
         sim_reached(s, SIM_COMMIT_RELEASED);
@@ -269,6 +269,9 @@ void observe_published(struct sim *s, otr_shard shard, const struct descriptor *
         if (descriptor_in_sync(d, before->in_sync[i].node) < 0) {
             sim_reached(s, SIM_SET_REMOVED);
         }
+    }
+    if (d->mode != before->mode && before->epoch > 0) {
+        sim_reached(s, d->mode == REPLICA_ASYNC ? SIM_MODE_ASYNC : SIM_MODE_SYNC);
     }
     if (d->in_sync_count == 1 && before->in_sync_count > 1) {
         sim_reached(s, SIM_SET_SINGLE);

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { SHARD_WALL_CLOCK_MS = 1600000000, SHARD_APPEND_ENTRIES = 24 };
+enum { SHARD_APPEND_ENTRIES = 24 };
 
 /* --- what the simulator keeps of a log ---------------------------------------------------------------------------- */
 
@@ -124,7 +124,7 @@ void shard_apply_to(struct sim_shard *sh, uint64_t index)
         if (e->kind == RECORD_PUT) {
             outcome = (uint32_t)sh->values[e->key].index; /* depends on all that came before */
             sh->values[e->key] = (struct sim_value){.value = e->value, .index = i};
-            check_outcome(sh, i, outcome, "applied");
+            check_outcome(sh, e->position, outcome, "applied");
         }
         replica_outcome(sh->replica, i, outcome);
         sh->commit = i;
@@ -218,7 +218,7 @@ static void pending_answer(struct sim_shard *sh, uint64_t from, uint64_t to, int
         }
         *link = p->next;
         if (status == 0) {
-            check_acked(sh, p->index);
+            check_acked(sh, check_position(sh, p->index));
         }
         clients_reply(sh->sim, p->client, p->attempt, status, p->index, sh->node->id);
         free(p);
@@ -258,12 +258,14 @@ static void do_reply(struct sim_shard *sh, const struct replica_action *a)
         break;
     case REPLICA_REPLY_DUPLICATE:
         sh->sim->counts.duplicates++;
-        check_outcome(sh, a->reply.index, a->reply.outcome, "answered to a duplicate");
-        check_acked(sh, a->reply.index);
+        check_outcome(sh, (struct otr_position){a->reply.epoch, a->reply.index}, a->reply.outcome,
+                      "answered to a duplicate");
+        check_acked(sh, (struct otr_position){a->reply.epoch, a->reply.index});
         clients_reply(sh->sim, client, attempt, 0, a->reply.index, sh->node->id);
         break;
     case REPLICA_REPLY_JOIN:
-        if (a->reply.index <= sh->answerable) {
+        /* In mode async it is asked for anew while grants are out (A7). */
+        if (a->reply.index <= sh->answerable && !sh->sim->modes) {
             sim_fail(sh->sim, "Q2: node %d shard %u: told to wait for entry %" PRIu64 ", which is answerable",
                      sh->node->id, sh->id, a->reply.index);
         }
@@ -313,7 +315,11 @@ static void do_cut(struct sim_shard *sh, uint64_t index)
                  index, sh->commit);
         return;
     }
+    check_given_up(sh, index);
     sim_reached(sh->sim, SIM_TAIL_CUT);
+    if (check_dead_find(sh->sim, sh->id, check_position(sh, index)) != NULL) {
+        sim_reached(sh->sim, SIM_LOSS_CUT);
+    }
     if (sh->base.index + sh->entries_count > index) {
         sim_reached(sh->sim, SIM_TAIL_CUT_LONG);
     }
@@ -560,6 +566,10 @@ static void perform(struct sim_shard *sh, const struct replica_action *a)
     case REPLICA_DO_SEED_ACCEPT:
         sh->seed_accepted = true;
         check_log_replaced(sh, a->seed_accept.meta.log_id);
+        check_given_up(sh, 1);
+        if (sh->entries_count > 0 && check_dead(sh->sim, sh->id, check_position(sh, sh->commit))) {
+            sim_reached(sh->sim, SIM_LOSS_RESEEDED);
+        }
         shard_clear(sh, (struct otr_position){0});
         take_meta(sh, &a->seed_accept.meta);
         (void)journal_seed_begin(sh->node->journal, sh->id, &sh->meta);
@@ -577,8 +587,10 @@ static void perform(struct sim_shard *sh, const struct replica_action *a)
         handoff_done(sh, a);
         break;
     case REPLICA_DO_FORCED:
+        sim_fail(sh->sim, "V7: node %d shard %u gives up entries, and nobody asked for that", sh->node->id, sh->id);
+        break;
     case REPLICA_DO_NOTE_LOSS:
-        sim_fail(sh->sim, "A7, V7: node %d shard %u gives up entries, and nobody asked for that", sh->node->id, sh->id);
+        mode_note_loss(sh, a);
         break;
     }
 }

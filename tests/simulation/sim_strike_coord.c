@@ -100,6 +100,8 @@ bool strike_coord(struct sim *s, enum fault f, int node)
         return alter_resize(s, shard);
     case FAULT_SETTINGS:
         return alter_settings(s, shard);
+    case FAULT_MODE:
+        return mode_strike(s);
     default: /* FAULT_TOUCH */
         alter_touch(s, shard);
         return true;
