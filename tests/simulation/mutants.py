@@ -18,6 +18,9 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HERE = os.path.join(ROOT, "tests", "simulation", "mutants")
 RUN_SECONDS = 900
+# The safety rules of the protocol (docs/protocol.md): each has a mutant, or a row in docs/testing.md that says what tests it instead.
+RULES = [letter + str(number) for letter, last in (("D", 4), ("E", 5), ("A", 7), ("J", 3), ("G", 5), ("V", 7), ("Q", 3))
+         for number in range(1, last + 1) if letter + str(number) != "D1"]
 
 
 class Mutant:
@@ -96,6 +99,15 @@ def run(program, seeds, jobs):
     return int(seed), checker, message
 
 
+def uncovered(mutants):
+    """Rules with neither a mutant nor a row in the table "What breaking a rule does not show" of docs/testing.md."""
+    with open(os.path.join(ROOT, "docs", "testing.md"), encoding="utf-8") as f:
+        table = f.read().split("| rule | why | tested by |", 1)[-1].split("\n\n", 1)[0]
+    rows = " ".join(re.findall(r"^\| ((?:[A-Z]\d(?:, )?)+)", table, re.MULTILINE))
+    covered = {m.rule for m in mutants} | set(re.findall(r"[A-Z]\d", rows))
+    return [rule for rule in RULES if rule not in covered]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default="build")
@@ -110,6 +122,9 @@ def main():
     mutants = [m for m in mutants if not args.names or m.name in args.names]
     if not mutants:
         sys.exit("no such mutants")
+    missing = [] if args.names else uncovered(mutants)
+    if missing:
+        sys.exit(f"no mutant, and no row in docs/testing.md, for {' '.join(missing)}")
     make = make_variables(args.build)
     bad = []
     print(f"{'mutant':<34} {'rule':<6} {'seed':>6} {'checker':<10} bug")
