@@ -364,7 +364,9 @@ static void pump(struct replica *r, struct replica_peer *p, struct replica_actio
 {
     bool idle = r->now_ms - p->sent_ms >= r->config.timings.heartbeat_ms;
 
-    if (p->sending || p->seeding || p->needs_seed || !replica_connected(r, p->node)) {
+    /* E2: an append of our epoch lets its receiver cut what it acknowledged in an earlier one. Were our promise lost in
+     * a crash, we might acknowledge the same entries to the old primary then, who would take them for held by all. */
+    if (p->sending || p->seeding || p->needs_seed || !replica_connected(r, p->node) || !replica_meta_settled(r)) {
         return;
     }
     if (p->next <= r->base.index) {

@@ -226,7 +226,6 @@ static void revive(struct sim_shard *sh)
         if (best != NULL && !s->check.shards[sh->id].committed[i].known) {
             s->check.shards[sh->id].committed[i] = best->entry;
             s->check.shards[sh->id].committed[i].outcome_known = false;
-            sim_reached(s, SIM_LOSSY_REVIVED);
         }
     }
 }

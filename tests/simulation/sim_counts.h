@@ -156,7 +156,6 @@ enum {
     X(LOSSY_PUBLISHED, "an epoch may begin without acknowledged entries")                  \
     X(LOSSY_LOST_NOTHING, "... and has them all")                                          \
     X(LOSSY_LOST_ACKED, "... and lacks some")                                              \
-    X(LOSSY_REVIVED, "... and has one that an earlier one gave up")                        \
     X(LOSS_NOTED, "what a replica gives up is noted")                                      \
     X(LOSS_NOT_NOTED, "... which fails at first")                                          \
     X(LOSS_CUT, "a tail is cut that another epoch began without")                          \
