@@ -55,5 +55,7 @@ extern const struct command cluster_loss_report_command;
 extern const struct command cluster_set_mode_command;
 extern const struct command cluster_bootstrap_command;
 extern const struct command cluster_enable_compression_command;
+extern const struct command cluster_export_command;
+extern const struct command cluster_import_command;
 
 #endif

@@ -240,6 +240,7 @@ static int rebuild_all(struct survey *s, bool accept_loss, struct otr_errmsg *ms
 struct batch {
     struct coord_client *c;
     char config_key[KEY_MAX];
+    char import_key[KEY_MAX];
     char keys[BATCH_KEYS][KEY_MAX];
     char *values[BATCH_KEYS];
     size_t count;
@@ -247,7 +248,8 @@ struct batch {
 
 static int batch_send(struct batch *b, struct otr_errmsg *msg)
 {
-    struct otr_compare compare = {.type = OTR_COMPARE_ABSENT, .key = b->config_key};
+    struct otr_compare compares[] = {{.type = OTR_COMPARE_ABSENT, .key = b->config_key},
+                                     {.type = OTR_COMPARE_ABSENT, .key = b->import_key}};
     struct otr_op ops[BATCH_KEYS];
     int rv;
 
@@ -256,9 +258,12 @@ static int batch_send(struct batch *b, struct otr_errmsg *msg)
             .type = OTR_OP_PUT, .key = b->keys[i], .value = b->values[i], .value_bytes = strlen(b->values[i])};
     }
     rv = coord_client_txn(
-        b->c, &(struct otr_txn){.compares = &compare, .compares_count = 1, .ops = ops, .ops_count = b->count}, msg);
+        b->c, &(struct otr_txn){.compares = compares, .compares_count = 2, .ops = ops, .ops_count = b->count}, msg);
     if (rv == OTR_CONFLICT) {
-        otr_errmsg_set(msg, "the coordinator has settings of this cluster meanwhile: somebody else came first");
+        otr_errmsg_set(msg,
+                       "the coordinator has settings of this cluster meanwhile, or those of an import that is not "
+                       "complete (key %s, to be deleted first): somebody else came first",
+                       b->import_key);
     } else if (rv == OTR_UNKNOWN || rv == OTR_CANCELED) {
         otr_errmsg_wrap(msg, "whether all is written is not known: run this again");
     }
@@ -322,6 +327,7 @@ static int write_all(struct coord_client *c, const struct survey *s, struct otr_
     }
     b->c = c;
     key_config(b->config_key, c->cluster);
+    key_import(b->import_key, c->cluster);
     rv = put_named(b, s, "nodes", key_node, msg);
     rv = rv != 0 ? rv : put_named(b, s, "collections", key_collection, msg);
     for (otr_shard i = 0; rv == 0 && i < s->shards_count; i++) {

@@ -14,9 +14,9 @@ enum {
     SHARDS_DEFAULT = 16,
     POLL_MS = 200,
     TEXT_MAX = 512,
-    /* A batch compares `config` and each shard's key with absent and puts each shard; the last one puts `config` too.
-     */
-    BATCH_SHARDS = (OTR_TXN_MAX - 2) / 2,
+    /* A batch compares `config`, `import` and each shard's key with absent and puts each shard; the last one puts
+     * `config` too. */
+    BATCH_SHARDS = (OTR_TXN_MAX - 3) / 2,
 };
 
 struct init {
@@ -171,6 +171,7 @@ struct batch {
     char *values[OTR_TXN_MAX];
     size_t ops_count;
     char config_key[KEY_MAX];
+    char import_key[KEY_MAX];
 };
 
 /* The key is written in place by the caller: keys[ops_count]. Takes over `value`. */
@@ -196,6 +197,7 @@ static int batch_send(struct init *in, struct batch *b, bool with_config, struct
     if (!with_config) {
         b->compares[txn.compares_count++] = (struct otr_compare){.type = OTR_COMPARE_ABSENT, .key = b->config_key};
     }
+    b->compares[txn.compares_count++] = (struct otr_compare){.type = OTR_COMPARE_ABSENT, .key = b->import_key};
     txn.ops_count = b->ops_count;
     assert(txn.compares_count + txn.ops_count <= OTR_TXN_MAX);
     return coord_client_txn(in->c, &txn, msg);
@@ -220,6 +222,7 @@ static int write_all(struct init *in, struct topology *t, const struct topology_
 
     if (b != NULL) {
         key_config(b->config_key, in->c->cluster);
+        key_import(b->import_key, in->c->cluster);
     }
     while (rv == 0 && !last) {
         for (; rv == 0 && s < config->shards_count && b->ops_count < BATCH_SHARDS; s++) {
@@ -274,6 +277,27 @@ static int place(struct init *in, struct topology *t, const struct placement_nod
     return rv == OTR_CONFLICT ? LOOK_AGAIN : rv;
 }
 
+/* OTR_EXISTS: the keys of an import are there, and more of them are to come. */
+static int check_import(struct init *in, struct otr_errmsg *msg)
+{
+    char key[KEY_MAX];
+    uint64_t revision;
+    char *value;
+    int rv;
+
+    key_import(key, in->c->cluster);
+    rv = coord_client_get(in->c, key, &value, &revision, msg);
+    if (rv == 0) {
+        free(value);
+        otr_errmsg_set(msg,
+                       "an import of cluster %s is under way, or was interrupted: run 'outrigger cluster import' "
+                       "again",
+                       in->c->cluster);
+        return OTR_EXISTS;
+    }
+    return rv == OTR_NOTFOUND ? 0 : rv;
+}
+
 /* 0: it is there, made says how; LOOK_AGAIN; or an error. */
 static int look(struct init *in, bool *written, struct cluster_made *made, struct otr_errmsg *msg)
 {
@@ -283,7 +307,8 @@ static int look(struct init *in, bool *written, struct cluster_made *made, struc
     size_t count;
     int rv;
 
-    rv = coord_client_read(in->c, &t, msg);
+    rv = check_import(in, msg);
+    rv = rv != 0 ? rv : coord_client_read(in->c, &t, msg);
     if (rv == OTR_UNREACHABLE || rv == OTR_TIMEOUT) {
         tell_trouble(in, msg);
         return LOOK_AGAIN;

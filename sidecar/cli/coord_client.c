@@ -118,6 +118,9 @@ struct reading {
     const char *key;
     char *value;
     uint64_t revision;
+    /* coord_client_visit */
+    coord_client_visit_cb visit;
+    void *data;
 };
 
 static bool reading_ended(struct reading *r, int status, const struct otr_errmsg *msg)
@@ -217,6 +220,28 @@ int coord_client_get(struct coord_client *c, const char *key, char **value, uint
     *value = r.value;
     *revision = r.revision;
     return 0;
+}
+
+static void visit_done(struct otr_get_req *req, int status, const struct otr_get_result *result,
+                       const struct otr_errmsg *msg)
+{
+    struct reading *r = req->data;
+
+    if (!reading_ended(r, status, msg)) {
+        return;
+    }
+    for (size_t i = 0; r->status == 0 && i < result->kvs_count; i++) {
+        r->status = r->visit(r->data, &result->kvs[i], r->msg);
+    }
+}
+
+int coord_client_visit(struct coord_client *c, coord_client_visit_cb visit, void *data, struct otr_errmsg *msg)
+{
+    struct reading r = {.c = c, .msg = msg, .visit = visit, .data = data};
+    char prefix[KEY_MAX];
+
+    key_prefix(prefix, c->cluster);
+    return reading_run(&r, prefix, visit_done);
 }
 
 /* --- transactions ------------------------------------------------------------------------------------------------- */

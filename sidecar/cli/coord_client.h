@@ -45,6 +45,11 @@ int coord_client_read(struct coord_client *c, struct topology **t, struct otr_er
 /* One key's value, malloc'd, and its revision. OTR_NOTFOUND: there is none. Else as coord_client_read. */
 int coord_client_get(struct coord_client *c, const char *key, char **value, uint64_t *revision, struct otr_errmsg *msg);
 
+/* Shows `visit` all keys below /outrigger/<cluster>/ as they are in one linearizable answer, in order; an error of its
+ * own ends that and is returned. Else as coord_client_read. */
+typedef int (*coord_client_visit_cb)(void *data, const struct otr_kv *kv, struct otr_errmsg *msg);
+int coord_client_visit(struct coord_client *c, coord_client_visit_cb visit, void *data, struct otr_errmsg *msg);
+
 /* As otr_txn_cb. */
 int coord_client_txn(struct coord_client *c, const struct otr_txn *txn, struct otr_errmsg *msg);
 

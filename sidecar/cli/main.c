@@ -21,6 +21,8 @@ static const struct command *const commands[] = {
     &cluster_loss_report_command,
     &cluster_set_mode_command,
     &cluster_bootstrap_command,
+    &cluster_export_command,
+    &cluster_import_command,
     &cluster_enable_compression_command,
     &sidecar_command,
     &token_command,
@@ -44,6 +46,8 @@ static void print_usage(FILE *out)
                  "  cluster health      what is wrong and what to do; exit code 0 when nothing is\n"
                  "  cluster failover    changes the primary of a shard, in order\n"
                  "  cluster bootstrap   writes the coordinator's keys again, from what sidecars know\n"
+                 "  cluster export      prints a cluster's durable state as one JSON document\n"
+                 "  cluster import      writes an exported cluster into another coordinator\n"
                  "  cluster set-mode    whether writes wait for the replicas: sync or async\n"
                  "  cluster loss-report  lists acknowledged entries that are lost\n"
                  "  cluster enable-compression  lets sidecars compress what they send each other\n"
@@ -71,6 +75,8 @@ static const struct group {
                 "  health      what is wrong and what to do; exit code 0 when nothing is\n"
                 "  failover    changes the primary of a shard, in order\n"
                 "  bootstrap   writes the coordinator's keys again, from what sidecars know\n"
+                "  export      prints a cluster's durable state as one JSON document\n"
+                "  import      writes an exported cluster into another coordinator\n"
                 "  set-mode    whether writes wait for the replicas: sync or async\n"
                 "  loss-report lists acknowledged entries that are lost\n"
                 "  enable-compression  lets sidecars compress what they send each other\n"

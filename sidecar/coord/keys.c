@@ -90,6 +90,11 @@ void key_collection(char out[KEY_MAX], const char *cluster, const char *name)
     print(out, cluster, "collections/", name);
 }
 
+void key_import(char out[KEY_MAX], const char *cluster)
+{
+    print(out, cluster, "import", "");
+}
+
 void key_service(char out[KEY_MAX], const char *cluster, const char *node)
 {
     print(out, cluster, "services/", node);
@@ -125,6 +130,10 @@ void key_parse(const char *cluster, const char *text, struct key *out)
     text += bytes;
     if (strcmp(text, "config") == 0) {
         out->kind = KEY_CONFIG;
+        return;
+    }
+    if (strcmp(text, "import") == 0) {
+        out->kind = KEY_IMPORT;
         return;
     }
     if (strcmp(text, "leases/controller") == 0) {

@@ -17,6 +17,7 @@ enum key_kind {
     KEY_CONTROLLER, /* leases/controller */
     KEY_COLLECTION, /* collections/<name> */
     KEY_SERVICE,    /* services/<node> */
+    KEY_IMPORT,     /* import: an import is under way, or was interrupted (cli/cluster_import.h) */
 };
 
 struct key {
@@ -33,6 +34,7 @@ void key_live(char out[KEY_MAX], const char *cluster, const char *node);
 void key_shard(char out[KEY_MAX], const char *cluster, otr_shard shard); /* numbers are decimal, without padding */
 void key_lease(char out[KEY_MAX], const char *cluster, otr_shard shard);
 void key_collection(char out[KEY_MAX], const char *cluster, const char *name);
+void key_import(char out[KEY_MAX], const char *cluster);
 void key_service(char out[KEY_MAX], const char *cluster, const char *node);
 
 /* What a key below the cluster's prefix stands for; KEY_OTHER when it is none of ours. */

@@ -192,6 +192,7 @@ void coordinator_take_put(struct coordinator *c, const struct otr_kv *kv)
         break;
     case KEY_CONTROLLER:
     case KEY_SERVICE:
+    case KEY_IMPORT:
     case KEY_OTHER:
         break;
     }

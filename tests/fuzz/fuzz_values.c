@@ -1,7 +1,8 @@
 /* The coordinator's values and keys, which anybody with access to it may have written. The first byte chooses the kind.
  * What parses prints, and the print parses to something that prints the same; what is refused changes nothing.
  *
- * Covers: sidecar/coord/values.c sidecar/coord/fields.c sidecar/coord/keys.c */
+ * Covers: sidecar/coord/values.c sidecar/coord/fields.c sidecar/coord/keys.c sidecar/coord/document.c */
+#include "sidecar/coord/document.h"
 #include "sidecar/coord/keys.h"
 #include "sidecar/coord/values.h"
 #include "tests/fuzz/fuzz.h"
@@ -110,6 +111,28 @@ static void key(const char *text)
     FUZZ_CHECK(k.shard < OTR_SHARDS_MAX);
 }
 
+/* A whole cluster. */
+static void document(const char *text)
+{
+    struct document d = {.count = 0}, again = {.count = 0};
+    struct otr_errmsg msg = {0};
+    char *once, *twice;
+
+    if (document_parse(text, &d, &msg) != 0) {
+        FUZZ_CHECK(msg.text[0] != '\0' && d.entries == NULL);
+        return;
+    }
+    once = document_print(&d);
+    FUZZ_CHECK(once != NULL && document_parse(once, &again, &msg) == 0);
+    twice = document_print(&again);
+    FUZZ_CHECK(twice != NULL && strcmp(once, twice) == 0);
+    FUZZ_CHECK(document_check(&d, &msg) == 0 || msg.text[0] != '\0');
+    free(once);
+    free(twice);
+    document_close(&d);
+    document_close(&again);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     char *text;
@@ -120,6 +143,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     text = fuzz_copy(data + 1, bytes - 1, 1);
     if (data[0] == 'k') {
         key(text);
+    } else if (data[0] == 'D') {
+        document(text);
     } else {
         value((char)data[0], text);
     }

@@ -21,6 +21,8 @@ Test(keys, printed_as_the_design_says)
     cr_assert(eq(str, key, "/outrigger/c1/leases/0"));
     key_collection(key, "c1", "docs");
     cr_assert(eq(str, key, "/outrigger/c1/collections/docs"));
+    key_import(key, "c1");
+    cr_assert(eq(str, key, "/outrigger/c1/import"));
     key_service(key, "c1", "node-1");
     cr_assert(eq(str, key, "/outrigger/c1/services/node-1"));
 }
@@ -34,6 +36,8 @@ Test(keys, read_back_as_what_they_are)
         const char *name;
     } cases[] = {
         {"/outrigger/c1/config", KEY_CONFIG, 0, ""},
+        {"/outrigger/c1/import", KEY_IMPORT, 0, ""},
+        {"/outrigger/c1/imports", KEY_OTHER, 0, ""},
         {"/outrigger/c1/nodes/node-1", KEY_NODE, 0, "node-1"},
         {"/outrigger/c1/live/a.b_c", KEY_LIVE, 0, "a.b_c"},
         {"/outrigger/c1/shards/0", KEY_SHARD, 0, ""},
