@@ -77,6 +77,8 @@ class TestRoles(SecureTest):
                    "cluster failover": ["--shard", "0"],
                    "cluster init": ["--nodes", "3", "--timeout", "3s"],
                    "cluster bootstrap": ["--from-survivors", "--yes"],
+                   "cluster export": ["--file", self.world.path("exported.json")],
+                   "cluster import": ["--file", self.world.path("exported.json")],
                    "cluster set-mode": ["--mode", "sync"],
                    "cluster enable-compression": ["--algorithm", "none"]}
         return special.get(command, []) + ([] if command == "load" else ["--json"] if "--json" in help_of(command) else [])
@@ -137,6 +139,8 @@ class TestRoles(SecureTest):
             done = run(*command.split(), *self.arguments(command), *w.coordinator(), *(w.credentials("admin") if need == BOTH else []))
             if command == "cluster bootstrap":  # Its calls to sidecars are in the table of calls.
                 self.assertEqual((done.returncode, "nothing is to be set up anew" in done.stderr), (1, True), done.stderr)
+            elif command == "cluster import":  # What was exported before is there.
+                self.assertEqual((done.returncode, "has a cluster" in done.stderr), (1, True), done.stderr)
             else:
                 self.assertEqual(done.returncode, 0, f"{command}: {done.stderr}")
 
