@@ -23,7 +23,8 @@ static const struct option options[] = {
 /* malloc'd text of what is left in `file`. */
 static char *read_text(FILE *file, struct otr_errmsg *msg)
 {
-    size_t room = 1 << 16, used = 0;
+    size_t room = 1 << 16;
+    size_t used = 0;
     char *text = malloc(room);
 
     while (text != NULL) {
@@ -36,7 +37,7 @@ static char *read_text(FILE *file, struct otr_errmsg *msg)
 
         if (grown == NULL) {
             free(text);
-            otr_errmsg_set(msg, room > DOCUMENT_BYTES_MAX ? "more than a document has" : otr_strerror(OTR_NOMEM));
+            otr_errmsg_set(msg, "%s", room > DOCUMENT_BYTES_MAX ? "more than a document has" : otr_strerror(OTR_NOMEM));
             return NULL;
         }
         text = grown;

@@ -250,7 +250,8 @@ static int check_entry(struct check *c, const struct document_entry *e, struct o
 
 static int by_range(const void *a, const void *b)
 {
-    const struct descriptor *x = a, *y = b;
+    const struct descriptor *x = a;
+    const struct descriptor *y = b;
 
     return (x->hash_first > y->hash_first) - (x->hash_first < y->hash_first);
 }
