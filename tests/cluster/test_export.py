@@ -7,20 +7,19 @@ import unittest
 import urllib.error
 import urllib.request
 
-from harness import BUILD, ClusterTest, free_ports, run, start_process, wait_until
+from harness import ClusterTest, Consul, Etcd, free_ports, needs, run, start_process, wait_until
 
-CONSUL = os.path.join(BUILD, "servers", "consul", "usr", "bin", "consul")
 POINTS = {f"p{i}": [float(i % 7), float(i), 1.0] for i in range(200)}
 
 
-class Consul:
-    """A server of our own."""
+class OtherCoordinator:
+    """A Consul of our own."""
 
     def __init__(self, directory):
         http, server, gossip = free_ports(3)
         self.url = f"http://127.0.0.1:{http}"
         self.child = start_process(
-            [CONSUL, "agent", "-server", "-bootstrap-expect=1", "-node=other", f"-data-dir={directory}/consul-other",
+            [Consul.program, "agent", "-server", "-bootstrap-expect=1", "-node=other", f"-data-dir={directory}/consul-other",
              "-bind=127.0.0.1", "-client=127.0.0.1", f"-http-port={http}", f"-server-port={server}",
              f"-serf-lan-port={gossip}", "-serf-wan-port=-1", "-dns-port=-1", "-log-level=warn",
              "-hcl=performance { raft_multiplier = 1 } disable_update_check = true"],
@@ -48,12 +47,14 @@ class Consul:
         self.child.wait()
 
 
-@unittest.skipUnless(os.access(CONSUL, os.X_OK), "no Consul: scripts/fetch-consul.sh")
+@needs(Consul)
 class TestExport(ClusterTest):
+    kind = Etcd
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.consul = Consul(cls.cluster.directory)
+        cls.consul = OtherCoordinator(cls.cluster.directory)
         cls.etcd = ("--backend", "etcd", "--endpoints", cls.cluster.processes["coordinator", "etcd"].url)
         cls.other = ("--backend", "consul", "--endpoints", cls.consul.url)
 
@@ -147,7 +148,7 @@ class TestExport(ClusterTest):
         self.assertEqual(self.consul.keys(), [])
 
         before = self.move(self.etcd, self.other, "to-consul.json")
-        cluster.delete_keys("")  # What is left in etcd is of no use to anybody: a sidecar with old settings is to wait.
+        cluster.coordinator.delete_keys("")  # What is left in etcd is of no use to anybody: a sidecar with old settings is to wait.
         self.start_sidecars(self.other)
         self.check_points(POINTS)
         # No log was begun anew: nobody had to be seeded.

@@ -105,7 +105,7 @@ class TestRoles(SecureTest):
         given = ["--ca", w.path("certs", "ca.crt"), *(["--token-file", w.path(f"{token}.token")] if token != "none" else [])]
         if command != "load":
             given += ["--sidecar", w.url("node-1")]
-        if command == "cluster health":  # It asks all, and node-3 wants a certificate.
+        if command in ("cluster health", "cluster loss-report"):  # They ask all, and node-3 wants a certificate.
             given += ["--cert", w.path("certs", "app.crt"), "--key", w.path("certs", "app.key")]
         done = run(*command.split(), *self.arguments(command), *given)
         said = done.stdout + done.stderr
