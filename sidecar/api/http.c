@@ -112,14 +112,14 @@ static void on_connection(uv_stream_t *stream, int status);
 static void on_sweep(uv_timer_t *timer)
 {
     struct http_server *s = timer->data;
-    uint64_t now_ms = clock_now_ms();
     struct http_conn *next;
+    uint64_t now_ms;
 
     if (s->accept_missed) {
         s->accept_missed = false;
         on_connection((uv_stream_t *)&s->listener, 0);
     }
-
+    now_ms = clock_now_ms(); /* no earlier than any connection's since_ms */
     for (struct http_conn *c = s->conns; c != NULL; c = next) {
         next = c->next; /* Connections are only unlinked by their close callback, later. */
         sweep_conn(c, now_ms);
@@ -367,14 +367,15 @@ void http_server_leave(struct http_server *s)
 
 void http_server_retire(struct http_server *s)
 {
-    uint64_t now_ms = clock_now_ms();
     struct http_conn *next;
+    uint64_t now_ms;
 
     if (s->retired) {
         return;
     }
     http_server_leave(s);
     accept_waiting(s);
+    now_ms = clock_now_ms(); /* no earlier than any connection's since_ms */
     s->retired = true;
     uv_close((uv_handle_t *)&s->listener, on_listener_closed);
     for (struct http_conn *c = s->conns; c != NULL; c = next) {

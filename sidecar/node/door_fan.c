@@ -468,7 +468,7 @@ static otr_node next_target(struct fan_op *o, struct part *part, uint64_t now_ms
     if (part->open.count != 0 && o->s.consistency == NODE_LINEARIZABLE) {
         return door_open_has(&part->open, primary) ? OTR_NODE_NONE : primary;
     }
-    if (part->open.count != 0 && now_ms - part->asked_ms < DOOR_HEDGE_MS) {
+    if (part->open.count != 0 && now_ms < part->asked_ms + DOOR_HEDGE_MS) {
         return OTR_NODE_NONE;
     }
     target = door_read_target(o->op.node, part->shard, o->s.consistency, o->counting, &part->tried);

@@ -183,7 +183,7 @@ static otr_node next_target(struct get_op *o, uint64_t now_ms)
     if (o->open.count != 0 && o->g.consistency == NODE_LINEARIZABLE) {
         return door_open_has(&o->open, primary) ? OTR_NODE_NONE : primary;
     }
-    if (o->open.count != 0 && now_ms - o->asked_ms < DOOR_HEDGE_MS) {
+    if (o->open.count != 0 && now_ms < o->asked_ms + DOOR_HEDGE_MS) {
         return OTR_NODE_NONE;
     }
     target = door_read_target(o->op.node, o->shard, o->g.consistency, false, &o->tried);

@@ -101,7 +101,7 @@ int read_right(struct shard *s, enum node_consistency c, uint64_t now_ms, bool *
     }
     if (c == NODE_BOUNDED) {
         replica_status(s->replica, now_ms, &status);
-        if (now_ms - status.fresh_ms <= s->node->read_lag_ms) {
+        if (now_ms <= status.fresh_ms + s->node->read_lag_ms) {
             return 0;
         }
         *need_descriptor = status.role == REPLICA_PRIMARY; /* the coordinator tells whether it still is one */
