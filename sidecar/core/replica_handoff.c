@@ -67,6 +67,7 @@ static void offer_anew(struct replica *r)
 static void begin(struct replica *r, otr_node wanted, uint32_t timeout_ms, bool asked)
 {
     r->handoff.asked = asked;
+    r->handoff.alone = false;
     r->handoff.wanted = wanted;
     r->handoff.timeout_ms = timeout_ms != 0 ? timeout_ms : r->config.timings.handoff_timeout_ms;
     r->handoff.deadline_ms = r->now_ms + r->handoff.timeout_ms;
@@ -201,13 +202,16 @@ static bool unfit(const struct replica *r)
  * A shard would change hands after each outage for nothing. */
 static bool must_go(struct replica *r)
 {
-    if (r->handoff.asked || unfit(r) || r->now_ms - r->handoff.able_ms >= HANDOFF_COORDINATOR_BACK_MS) {
+    if (r->handoff.asked || r->handoff.alone || unfit(r)) {
         return true;
     }
     if (r->session_open && r->read_answered > r->handoff.read_answered) {
         r->handoff.phase = HANDOFF_NONE;
-    } else {
+    } else if (r->now_ms - r->handoff.able_ms < HANDOFF_COORDINATOR_BACK_MS) {
         change_want_read(r);
+    } else {
+        r->handoff.alone = true;
+        offer_anew(r); /* what a member said then may have ceased to be so */
     }
     return false;
 }

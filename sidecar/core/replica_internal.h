@@ -125,6 +125,7 @@ enum replica_handoff_phase {
 struct replica_handoff {
     enum replica_handoff_phase phase;
     bool asked; /* by EV_HANDOFF: somebody waits for DO_HANDED */
+    bool alone; /* a member reached the coordinator while we, trying for long enough, did not */
     otr_node wanted, to;
     uint32_t timeout_ms;
     uint64_t deadline_ms;
