@@ -9,8 +9,9 @@
  * "port", "tls": true if so}, "peer": the same, "incarnation": H, "session", "version"}; parsing sets live shards/S
  * {"id", "range": [first, last], "generation": D, "version": D, "epoch": D, "primary": null | {"node", "incarnation":
  * H}, "in_sync": [{"node", "log": H}], "replicas": [node], "learners": [node], "state": "active", "position": {"epoch":
- * D, "index": D}, "mode": "sync" | "async", "min_in_sync", "grant_ms", "lossy": [{"epoch": D, "index": D}] if epochs
- * began without acknowledged entries}; learners are the replicas not in sync, there for people to read leases/S
+ * D, "index": D}, "mode": "sync" | "async", "min_in_sync", "grant_ms", "lossy": [{"epoch": D, "index": D, "last_epoch":
+ * D}] if epochs began without acknowledged entries}; learners are the replicas not in sync, there for people to read
+ * leases/S
  * {"node", "incarnation": H, "epoch": D}; parsing sets present, and leaves revision and session collections/C {"id": H,
  * "dimension", "metric": RuVector's name, "partition": "xxh3", "options": {...} if any}; parsing leaves name and
  * revision
@@ -349,7 +350,8 @@ char *value_descriptor_print(const struct topology *t, const struct descriptor *
             cJSON *item = cJSON_CreateObject();
 
             ok = field_add_decimal(item, "epoch", d->lossy[i].epoch) &&
-                 field_add_decimal(item, "index", d->lossy[i].index);
+                 field_add_decimal(item, "index", d->lossy[i].ended.index) &&
+                 field_add_decimal(item, "last_epoch", d->lossy[i].ended.epoch);
             ok = field_append(lossy, item) && ok;
         }
     }
@@ -496,11 +498,12 @@ static int parse_lossy(const cJSON *json, struct descriptor *d, struct otr_errms
     }
     cJSON_ArrayForEach(item, list)
     {
-        struct otr_position *p = &d->lossy[d->lossy_count];
+        struct descriptor_lossy *p = &d->lossy[d->lossy_count];
 
         rv = field_get_decimal(item, "epoch", &p->epoch, msg);
-        rv = rv != 0 ? rv : field_get_decimal(item, "index", &p->index, msg);
-        if (rv == 0 && (p->epoch <= before || p->epoch > d->epoch)) {
+        rv = rv != 0 ? rv : field_get_decimal(item, "index", &p->ended.index, msg);
+        rv = rv != 0 ? rv : field_get_decimal(item, "last_epoch", &p->ended.epoch, msg);
+        if (rv == 0 && (p->epoch <= before || p->epoch > d->epoch || p->ended.epoch >= p->epoch)) {
             rv = field_refuse(msg, "lossy", "names epochs out of order, or to come");
         }
         if (rv != 0) {

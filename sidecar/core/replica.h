@@ -34,6 +34,7 @@
 
 #include "outrigger/err.h"
 #include "outrigger/types.h"
+#include "sidecar/core/epochs.h"
 
 /* --- the descriptor: shards/<shard> (PROTOCOL D1) ----------------------------------------------------------------- */
 
@@ -59,9 +60,12 @@ struct descriptor {
     otr_node replicas[OTR_REPLICAS_MAX]; /* in order of preference; those not in in_sync are learners */
     uint32_t replicas_count;
     struct otr_position position; /* commit position at the last change (E4) */
-    /* Epochs that may have begun without acknowledged entries (V7, A7), ascending, each with the index at which its
+    /* Epochs that may have begun without acknowledged entries (V7, A7), ascending, each with the position at which its
      * leader's log ended before. Of too many the oldest are told as one. */
-    struct otr_position lossy[DESCRIPTOR_LOSSY_MAX];
+    struct descriptor_lossy {
+        uint64_t epoch;
+        struct otr_position ended;
+    } lossy[DESCRIPTOR_LOSSY_MAX];
     uint32_t lossy_count;
     enum replica_mode mode;
     uint32_t min_in_sync;
@@ -75,11 +79,11 @@ int descriptor_in_sync(const struct descriptor *d, otr_node node);
 bool descriptor_has_replica(const struct descriptor *d, otr_node node);
 /* The newest epoch that may have begun without acknowledged entries; 0: none did. */
 uint64_t descriptor_lossy_epoch(const struct descriptor *d);
-/* Epoch `epoch` may, after a log that ended at `index`. Of too many the oldest two are told as one: as if the newer of
- * them had begun where the shorter log ended. */
-void descriptor_mark_lossy(struct descriptor *d, uint64_t epoch, uint64_t index);
-/* From this index on the entries of a log whose last epoch is `epoch` are lost; UINT64_MAX: none are. */
-uint64_t descriptor_lost_from(const struct descriptor *d, uint64_t epoch);
+/* Epoch `epoch` may, after a log that ended there. Of too many the oldest two are told as one: as if the newer of them
+ * had begun after the shorter and the older of both logs. */
+void descriptor_mark_lossy(struct descriptor *d, uint64_t epoch, struct otr_position ended);
+/* From this index on the entries of a log are lost that ends at `last` and has these epochs; UINT64_MAX: none are. */
+uint64_t descriptor_lost_from(const struct descriptor *d, const struct epochs *epochs, struct otr_position last);
 /* So many of the committed entries are certainly in a log that ends at `last` and knows its first `committed` entries
  * to be committed. `position` is the descriptor's: a log whose last epoch is older may differ from what was committed
  * wherever it was not told. */

@@ -279,7 +279,7 @@ static bool may_be_discarded(const struct replica *r)
  * up. */
 static bool losses_noted(struct replica *r, struct replica_actions *out)
 {
-    uint64_t from = r->descriptor_known ? descriptor_lost_from(&r->descriptor, r->last.epoch) : UINT64_MAX;
+    uint64_t from = r->descriptor_known ? descriptor_lost_from(&r->descriptor, &r->epochs, r->last) : UINT64_MAX;
 
     if (r->untrusted || r->last.index < from) {
         return true;

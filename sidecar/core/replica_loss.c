@@ -38,7 +38,7 @@ void loss_mark(const struct replica *r, struct descriptor *d)
 {
     /* Earlier ones stay, even if all replicas have been in sync since: one that is to be a replica again after it was
      * none for a while has not heard of them. */
-    descriptor_mark_lossy(d, d->epoch, r->last.index);
+    descriptor_mark_lossy(d, d->epoch, r->last);
 }
 
 void loss_on_noted(struct replica *r, const struct replica_event *ev)

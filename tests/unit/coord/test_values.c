@@ -384,12 +384,17 @@ Test(values, descriptor_tells_of_losses)
 
     cr_assert(strstr(text, "lossy") == NULL, "%s", text);
     free(text);
-    descriptor_mark_lossy(&in, 7, 1);
-    descriptor_mark_lossy(&in, UINT64_MAX - 1, (UINT64_C(1) << 53) + 1);
+    descriptor_mark_lossy(&in, 7, (struct otr_position){6, 1});
+    descriptor_mark_lossy(&in, UINT64_MAX - 1, (struct otr_position){UINT64_MAX - 2, (UINT64_C(1) << 53) + 1});
     text = value_descriptor_print(t, &in);
     cr_assert(zero(int, value_descriptor_parse(t, text, &out, NULL)), "%s", text);
     assert_same(&in, &out);
     free(text);
+    in.lossy[1].ended.epoch = in.lossy[1].epoch;
+    text = value_descriptor_print(t, &in);
+    cr_assert(eq(int, value_descriptor_parse(t, text, &out, NULL), OTR_PROTO), "%s", text);
+    free(text);
+    in.lossy[1].ended.epoch = 7;
     in.lossy[1].epoch = UINT64_MAX;
     text = value_descriptor_print(t, &in);
     cr_assert(eq(int, value_descriptor_parse(t, text, &out, NULL), OTR_PROTO), "%s", text);

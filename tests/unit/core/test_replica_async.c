@@ -176,7 +176,7 @@ Test(replica_async, an_election_says_where_it_began)
     cr_assert(eq(int, txn->txn.descriptor.mode, REPLICA_ASYNC));
     cr_assert(eq(u32, txn->txn.descriptor.lossy_count, 1));
     cr_assert(eq(u64, txn->txn.descriptor.lossy[0].epoch, 2));
-    cr_assert(eq(u64, txn->txn.descriptor.lossy[0].index, 3));
+    cr_assert(eq(u64, txn->txn.descriptor.lossy[0].ended.index, 3));
     fixture_close(&f);
 }
 

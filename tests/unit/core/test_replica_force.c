@@ -83,7 +83,7 @@ Test(replica_force, leads_alone_in_a_higher_epoch)
     cr_assert(eq(u64, txn->txn.descriptor.in_sync[0].log_id, LOG_SELF));
     cr_assert(eq(u32, txn->txn.descriptor.lossy_count, 1));
     cr_assert(eq(u64, txn->txn.descriptor.lossy[0].epoch, 2));
-    cr_assert(eq(u64, txn->txn.descriptor.lossy[0].index, 5));
+    cr_assert(eq(u64, txn->txn.descriptor.lossy[0].ended.index, 5));
     f.d = txn->txn.descriptor;
     step_txn_done(&f, 0);
     cr_assert(eq(int, status(&f).role, REPLICA_TAKEOVER));
@@ -236,26 +236,47 @@ static void noted(struct fixture *f, uint64_t first, bool ok)
     step(f, (struct replica_event){.type = REPLICA_EV_LOSS_NOTED, .loss_noted = {.first = first, .ok = ok}});
 }
 
+/* From this index on what a log holds is lost, that had entries of `early` up to 60, of `late` from there on. */
+static uint64_t lost_from(const struct descriptor *d, uint64_t early, uint64_t late, uint64_t last)
+{
+    struct epochs_start items[2] = {{early, 1}, {late, 61}};
+
+    return descriptor_lost_from(d, &(struct epochs){.items = items, .count = 2}, (struct otr_position){late, last});
+}
+
 /* What a log holds is lost from where the first log ended that went on without it; of an epoch, what comes later. */
 Test(replica_loss, the_descriptor_tells_what_is_lost)
 {
     struct descriptor d = {.epoch = 9};
 
-    cr_assert(eq(u64, descriptor_lost_from(&d, 1), UINT64_MAX));
-    descriptor_mark_lossy(&d, 3, 100);
-    descriptor_mark_lossy(&d, 5, 80);
-    descriptor_mark_lossy(&d, 7, 120);
+    cr_assert(eq(u64, lost_from(&d, 1, 2, 500), UINT64_MAX));
+    descriptor_mark_lossy(&d, 3, (struct otr_position){2, 100});
+    descriptor_mark_lossy(&d, 5, (struct otr_position){4, 80});
+    descriptor_mark_lossy(&d, 7, (struct otr_position){6, 120});
     cr_assert(eq(u64, descriptor_lossy_epoch(&d), 7));
-    cr_assert(eq(u64, descriptor_lost_from(&d, 2), 81));
-    cr_assert(eq(u64, descriptor_lost_from(&d, 4), 81));
-    cr_assert(eq(u64, descriptor_lost_from(&d, 5), 121));
-    cr_assert(eq(u64, descriptor_lost_from(&d, 7), UINT64_MAX));
+    cr_assert(eq(u64, lost_from(&d, 1, 2, 500), 81));
+    cr_assert(eq(u64, lost_from(&d, 1, 4, 500), 81));
+    cr_assert(eq(u64, lost_from(&d, 1, 5, 500), 121));
+    cr_assert(eq(u64, lost_from(&d, 1, 5, 120), UINT64_MAX));
+    cr_assert(eq(u64, lost_from(&d, 1, 7, 500), UINT64_MAX));
     for (uint64_t epoch = 8; epoch < 20; epoch++) {
-        descriptor_mark_lossy(&d, epoch, 200);
+        descriptor_mark_lossy(&d, epoch, (struct otr_position){epoch - 1, 200});
     }
     cr_assert(eq(u32, d.lossy_count, DESCRIPTOR_LOSSY_MAX));
-    cr_assert(eq(u64, descriptor_lost_from(&d, 2), 81), "not forgotten");
-    cr_assert(eq(u64, descriptor_lost_from(&d, 18), 201));
+    cr_assert(eq(u64, lost_from(&d, 1, 2, 500), 81), "not forgotten");
+    cr_assert(eq(u64, lost_from(&d, 1, 18, 500), 201));
+}
+
+/* A leader that was deposed, with a tail that nobody took, leads again in a later epoch: its log is long enough, and
+ * yet has nothing of what came between. */
+Test(replica_loss, a_tail_of_an_earlier_epoch_holds_nothing_of_a_later_one)
+{
+    struct descriptor d = {.epoch = 6};
+
+    descriptor_mark_lossy(&d, 6, (struct otr_position){4, 80});
+    cr_assert(eq(u64, lost_from(&d, 4, 5, 90), 61));
+    cr_assert(eq(u64, lost_from(&d, 4, 5, 70), 61));
+    cr_assert(eq(u64, lost_from(&d, 3, 4, 90), 81));
 }
 
 Test(replica_loss, what_is_cut_is_noted_before)
@@ -328,7 +349,7 @@ Test(replica_loss, no_seed_is_taken_before_it_is_noted)
     f.d.incarnation = 31;
     f.d.in_sync[0] = f.d.in_sync[2];
     f.d.in_sync_count = 1;
-    descriptor_mark_lossy(&f.d, 2, 3);
+    descriptor_mark_lossy(&f.d, 2, (struct otr_position){1, 3});
     step_descriptor(&f);
     step(&f, begin);
     cr_assert(eq(sz, actions(&f, REPLICA_DO_SEED_ACCEPT), 0));
@@ -349,7 +370,7 @@ Test(replica_loss, whoever_gives_up_entries_stands_for_nothing)
     f.d.version++;
     f.d.primary = 3;
     f.d.incarnation = 31;
-    descriptor_mark_lossy(&f.d, 2, 3);
+    descriptor_mark_lossy(&f.d, 2, (struct otr_position){1, 3});
     step_descriptor(&f);
     cr_assert(status(&f).eligible);
     append_lossy(&f, (struct otr_position){1, 3}, 4);
@@ -397,7 +418,7 @@ Test(replica_loss, whoever_gave_nothing_up_yet_counts_again_after_long_silence)
     f.d.version++;
     f.d.primary = 3;
     f.d.incarnation = 31;
-    descriptor_mark_lossy(&f.d, 2, 3);
+    descriptor_mark_lossy(&f.d, 2, (struct otr_position){1, 3});
     step_descriptor(&f);
     append_lossy(&f, (struct otr_position){1, 3}, 4);
     noted(&f, 4, true);
