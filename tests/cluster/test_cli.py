@@ -387,7 +387,7 @@ class TestStatus(ClusterTest):
             value = json.loads(self.ask("status", "--json", *source))
             self.assertEqual(set(value), {"cluster", "shards", "nodes"})
             for shard in value["shards"]:
-                self.assertEqual(set(shard), {"id", "range", "epoch", "primary", "in_sync", "replicas", "index"})
+                self.assertEqual(set(shard), {"id", "range", "epoch", "primary", "in_sync", "replicas", "damaged", "index"})
                 self.assertIn(shard["primary"], shard["in_sync"])
             for node in value["nodes"]:
                 self.assertEqual(set(node), {"id", "state", "live", "client", "peer", "shards", "primaries", "committed"})
