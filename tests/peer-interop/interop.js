@@ -1,6 +1,6 @@
 // An independent gRPC implementation (grpc-js) as client of our server, then as server of our client; then as client of a
 // real sidecar: a cluster of one node that `outrigger dev` starts.
-// node interop.js <folder of node_modules> <path of peer_echo> <path of outrigger> <path of etcd>
+// node interop.js <folder of node_modules> <path of peer_echo> <path of outrigger> <path of etcd> <folder of generated files>
 'use strict';
 
 const path = require('node:path');
@@ -12,18 +12,18 @@ const net = require('node:net');
 const os = require('node:os');
 const { createRequire } = require('node:module');
 
-const [modules, program, outrigger, etcd] = process.argv.slice(2);
+const [modules, program, outrigger, etcd, generated] = process.argv.slice(2);
 const load = createRequire(path.resolve(modules, 'x.js'));
 const grpc = load('@grpc/grpc-js');
 const loader = load('@grpc/proto-loader');
 
-const protos = path.join(__dirname, '../../sidecar/peer');
+const includeDirs = [path.join(__dirname, '../../sidecar/peer'), generated];
 const files = ['outrigger.proto', 'grpc/health/v1/health.proto', 'grpc/reflection/v1/reflection.proto',
   'grpc/reflection/v1alpha/reflection.proto'];
 const shape = { keepCase: true, longs: String, defaults: true, enums: String, oneofs: true };
-const packages = grpc.loadPackageDefinition(loader.loadSync(files, { ...shape, enums: undefined, includeDirs: [protos] }));
+const packages = grpc.loadPackageDefinition(loader.loadSync(files, { ...shape, enums: undefined, includeDirs }));
 const { Peer } = packages.outrigger.v1;
-const { Health } = grpc.loadPackageDefinition(loader.loadSync(files, { ...shape, includeDirs: [protos] })).grpc.health.v1;
+const { Health } = grpc.loadPackageDefinition(loader.loadSync(files, { ...shape, includeDirs })).grpc.health.v1;
 const unlimited = { 'grpc.max_receive_message_length': -1, 'grpc.max_send_message_length': -1 };
 
 function metadata(changes = {}) {

@@ -17,4 +17,4 @@ if ! cmp -s tests/peer-interop/package-lock.json "$work/node_modules/.installed"
 fi
 make -s BUILD="$build" "$build/bin/peer-echo" all "$build/servers/etcd/.unpacked"
 timeout 110 node tests/peer-interop/interop.js "$work" "$build/bin/peer-echo" "$build/outrigger" \
-    "$build/servers/etcd/usr/bin/etcd"
+    "$build/servers/etcd/usr/bin/etcd" "$build/gen"
