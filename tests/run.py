@@ -43,7 +43,8 @@ SHOWN = {"coverage"}  # whose output is told, too, when they pass
 
 # Suites that mostly wait for servers, and suites that only compute: two by two, one of each kind. All others run alone,
 # for they would notice others' load.
-WAITING = {"conformance", "conformance-consul", "conformance-3.5", "conformance-sanitized"}
+WAITING = ("conformance", "conformance-3.5", "conformance-sanitized", "conformance-consul")  # in this order: Consul's
+# servers want the processors most, and get them when all that computes is done.
 COMPUTING = {"unit-core-valgrind", "unit-coord-valgrind", "simulation", "simulation-sanitized", "simulation-repeats",
              "mutants-apply", "fuzz-replay", "pure", "hardening", "tidy", "cppcheck", "analyze", "format", "words"}
 NETNS = "/usr/bin/python3 tests/lib/netns.py"
@@ -229,8 +230,9 @@ def main():
         sys.exit(f"unknown suites: {', '.join(sorted(unknown))}; there are: {', '.join(s[0] for s in SUITES)}")
     logs = os.path.join(ROOT, args.build, "test-logs")
     os.makedirs(logs, exist_ok=True)
-    kinds = [[s for s in suites if s[0] not in WAITING | COMPUTING]]
-    kinds += [[s for s in suites if s[0] in kind] for kind in (WAITING, COMPUTING)]
+    kinds = [[s for s in suites if s[0] not in WAITING and s[0] not in COMPUTING],
+             sorted((s for s in suites if s[0] in WAITING), key=lambda s: WAITING.index(s[0])),
+             [s for s in suites if s[0] in COMPUTING]]
     began = time.monotonic()
     run = Run(logs, dict(os.environ, BUILD=args.build, BACKEND=args.backend))
     run.lane(kinds[0])
