@@ -393,7 +393,7 @@ static void on_peer(struct replica *r, const struct replica_event *ev)
     }
     if (link == NULL) {
         link = &r->links[r->links_count++]; /* reserved by the step */
-        link->node = ev->peer.node;
+        *link = (struct replica_link){.node = ev->peer.node};
     }
     another = ev->peer.state == REPLICA_PEER_UP && link->incarnation != ev->peer.incarnation;
     link->state = ev->peer.state;
